@@ -1,0 +1,39 @@
+"""The jobs that people launch."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.preview import import_preview
+from assets.validate import validation_report
+
+MIGRATE = "migrate"
+DRY_RUN = "dry_run"
+VALIDATE = "validate"
+
+
+def jobs() -> list[dg.UnresolvedAssetJobDefinition]:
+    """All jobs. Steps run in one process: phases work with threads, and a process a step would cost seconds each."""
+    migrated = dg.AssetSelection.assets(validation_report).upstream()
+    previewed = dg.AssetSelection.assets(import_preview).upstream()
+    return [
+        dg.define_asset_job(
+            MIGRATE,
+            selection=migrated,
+            description="The whole migration: plan, export, transform, check, import, validate. Choose all key ranges.",
+            executor_def=dg.in_process_executor,
+        ),
+        dg.define_asset_job(
+            DRY_RUN,
+            selection=previewed,
+            description="Everything but the import: reads, transforms, checks, and says what an import would do.",
+            executor_def=dg.in_process_executor,
+            config={"resources": {"migration": {"config": {"dry_run": True}}}},
+        ),
+        dg.define_asset_job(
+            VALIDATE,
+            selection=dg.AssetSelection.assets(validation_report),
+            description="Read the target back in full and compare it with what was staged.",
+            executor_def=dg.in_process_executor,
+        ),
+    ]

@@ -1,0 +1,276 @@
+"""Exact digests of JSON documents: equal values, equal digests; different values, different digests.
+
+Plain parse-and-dump comparison is wrong for JSON: every fast parser passes numbers through a double, so
+``0.1000000000000000055`` and ``0.1`` would count as equal and integers above 64 bits would lose digits. PostgreSQL's
+jsonb, on the other hand, keeps numbers exactly but spells them differently (``1e5`` comes back as ``100000``), drops all
+but the last of duplicate keys and reorders members. So two digests are made:
+
+``canonical``
+    xxh3_128 of the document with sorted keys, no white space, and every number in one spelling that depends only on
+    its exact decimal value. Two documents have the same canonical digest exactly if they are the same JSON value
+    (of duplicate keys the last one counts, as in jsonb and Go).
+``spelling``
+    the same, with every number as it is spelled. It differs from ``canonical`` only when some number is not in its
+    canonical spelling; a pair of equal canonical and different spelling digests was *normalised* on the way.
+
+The way to both is guarded: orjson parses and dumps the document, and when the dump equals the document (but for white
+space) nothing can have been lost, so the dump with sorted keys is the canonical form. Only what fails this test, or holds
+a number that orjson spells in a non-canonical way, takes the slower exact path, in which the standard library's scanner
+hands over number tokens as text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from enum import IntFlag
+from typing import Any, Final, NamedTuple
+
+import orjson
+from xxhash import xxh3_128_digest
+
+
+class Trait(IntFlag):
+    """What is remarkable about a document; kept with its digests, so that a target can refuse what it cannot hold."""
+
+    NONE = 0
+    INVALID = 1
+    """Not a JSON text in UTF-8 (RFC 8259)."""
+    NOT_OBJECT = 2
+    """JSON, but not an object."""
+    NUL = 4
+    r"""A string holds U+0000 (``\u0000``)."""
+    LONE_SURROGATE = 8
+    r"""A string holds an unpaired surrogate (``\ud800``), which UTF-8 cannot encode."""
+    DUPLICATE_KEYS = 16
+    """An object names a key twice."""
+    EXTREME_NUMBER = 32
+    """More than 131,072 digits before the decimal point or 16,383 after it: more than PostgreSQL's numeric holds."""
+    TOO_DEEP = 64
+    """Nested deeper than `MAX_DEPTH`, so it cannot be verified."""
+
+
+MAX_DEPTH: Final = 254
+"""Levels of nesting that are verified, which is what orjson writes; the reference store itself allows 10."""
+
+UNUSABLE: Final = Trait.INVALID | Trait.NOT_OBJECT | Trait.TOO_DEEP
+"""Traits with which a document cannot be a state in any store."""
+
+
+class Digests(NamedTuple):
+    """The two digests of one document, 16 bytes each (empty when the document is unusable), and its traits."""
+
+    canonical: bytes
+    spelling: bytes
+    traits: Trait
+
+
+# Numbers that orjson does not spell canonically: 1.0 (and -0.0) and 1e+16. The patterns begin with literals, because
+# a scan for a set of first characters costs more than the whole parse; look-alikes inside strings only cost time.
+_WHOLE_FLOAT: Final = re.compile(rb"\.0[,\]}]")
+_EXPONENT: Final = re.compile(rb"e(?:[+\-][0-9]|[0-9])[0-9]*[,\]}]")
+_WHITE_SPACE: Final = b" \t\r\n"
+_SORTED: Final = orjson.OPT_SORT_KEYS
+_NUL_ESCAPE: Final = b"\\u0000"
+_CONVERTIBLE_DIGITS: Final = 1000
+_MAX_INTEGER_DIGITS: Final = 131_072
+_MAX_FRACTION_DIGITS: Final = 16_383
+_PLAIN_DIGITS: Final = 30
+"""Numbers with up to this many digits on either side of the point are spelled out. What the fast path lets pass must be
+among them: integers below 2**64 have 20 digits, and orjson spells out doubles from 1e-5, so with 22 fraction digits."""
+
+
+def digest(document: bytes) -> Digests:
+    """Digest one JSON document, given as the bytes that a store holds. Never raises for its content."""
+    try:
+        value = orjson.loads(document)
+        dump = orjson.dumps(value)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return _exact(document)
+    if dump != document and dump.translate(None, _WHITE_SPACE) != document.translate(None, _WHITE_SPACE):
+        return _exact(document)
+    if _WHOLE_FLOAT.search(dump) or _EXPONENT.search(dump) or not isinstance(value, dict):
+        return _exact(document)
+    traits = Trait.NUL if _NUL_ESCAPE in dump and _holds_nul(value) else Trait.NONE
+    canonical = xxh3_128_digest(orjson.dumps(value, option=_SORTED))
+    return Digests(canonical, canonical, traits)
+
+
+def canonical_number(token: str) -> str:
+    """Spell a JSON number so that equal decimal values, and only those, have equal spellings.
+
+    Plain notation without trailing zeros up to 30 digits on either side of the point, otherwise ``<digits>e<exponent>``
+    with an integer mantissa that does not end in zero. Zero, with any sign, is ``0``.
+    """
+    mantissa, _, exponent_text = token.lower().partition("e")
+    sign = "-" if mantissa.startswith("-") else ""
+    whole, _, fraction = mantissa.lstrip("-").partition(".")
+    digits = (whole + fraction).lstrip("0")
+    if not digits:
+        return "0"
+    exponent = _exponent(exponent_text) - len(fraction)
+    stripped = digits.rstrip("0")
+    exponent += len(digits) - len(stripped)
+    if exponent >= 0 and len(stripped) + exponent <= _PLAIN_DIGITS:
+        return sign + stripped + "0" * exponent
+    if -_PLAIN_DIGITS <= exponent < 0 and len(stripped) + exponent <= _PLAIN_DIGITS:
+        padded = stripped.rjust(1 - exponent, "0")
+        return f"{sign}{padded[:exponent]}.{padded[exponent:]}"
+    return f"{sign}{stripped}e{exponent}"
+
+
+def _exponent(text: str) -> int:
+    """The exponent's value. Python refuses to convert over 4,300 digits at once; no such exponent is in range anyway."""
+    if not text:
+        return 0
+    return int(text[:_CONVERTIBLE_DIGITS])
+
+
+def _is_extreme(token: str) -> bool:
+    """Whether PostgreSQL's numeric, and so jsonb, refuses the number (limits from its documentation, section 8.1.2)."""
+    mantissa, _, exponent_text = token.lower().partition("e")
+    whole, _, fraction = mantissa.lstrip("-").partition(".")
+    exponent = _exponent(exponent_text)
+    digits = (whole + fraction).lstrip("0")
+    if len(fraction) - exponent > _MAX_FRACTION_DIGITS:
+        return True
+    return bool(digits) and len(digits) - len(fraction) + exponent > _MAX_INTEGER_DIGITS
+
+
+class _Number(str):
+    """A number token."""
+
+    __slots__ = ()
+
+
+def _fragment(number: Any) -> orjson.Fragment:
+    return orjson.Fragment(number)
+
+
+class _Scanner:
+    """Parses a document with the number tokens kept as text, and notes its traits on the way."""
+
+    def __init__(self, *, spelled: bool) -> None:
+        self.traits = Trait.NONE
+        self.respelled = False
+        self._spelled = spelled
+        self._decoder = json.JSONDecoder(
+            parse_int=self._number,
+            parse_float=self._number,
+            parse_constant=self._constant,
+            object_pairs_hook=self._object,
+        )
+
+    def parse(self, text: str) -> Any:
+        return self._decoder.decode(text)
+
+    def _number(self, token: str) -> _Number:
+        canonical = canonical_number(token)
+        if canonical != token:
+            self.respelled = True
+        if _is_extreme(token):
+            self.traits |= Trait.EXTREME_NUMBER
+        return _Number(token if self._spelled else canonical)
+
+    def _constant(self, name: str) -> Any:
+        raise ValueError(name)  # NaN, Infinity and -Infinity are not JSON, although Python's parser takes them
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            self.traits |= Trait.DUPLICATE_KEYS
+        return value
+
+
+def _exact(document: bytes) -> Digests:
+    scanner = _Scanner(spelled=False)
+    try:
+        # The strict UTF-8 decoder refuses encoded surrogates; the scanner refuses a byte order mark.
+        text = document.decode("utf-8")
+        value = scanner.parse(text)
+        canonical, traits = _dump(value)
+        spelling = canonical
+        if scanner.respelled:
+            spelling, _ = _dump(_Scanner(spelled=True).parse(text))
+    except (RecursionError, _TooDeepError):
+        return Digests(b"", b"", Trait.TOO_DEEP)
+    except ValueError:
+        return Digests(b"", b"", Trait.INVALID)
+    traits |= scanner.traits
+    if not isinstance(value, dict):
+        traits |= Trait.NOT_OBJECT
+    canonical_digest = xxh3_128_digest(canonical)
+    return Digests(canonical_digest, xxh3_128_digest(spelling) if scanner.respelled else canonical_digest, traits)
+
+
+class _TooDeepError(Exception):
+    pass
+
+
+def _dump(value: Any) -> tuple[bytes, Trait]:
+    """A parsed document in canonical form, and the traits of its strings."""
+    try:
+        dump = orjson.dumps(value, default=_fragment, option=_SORTED | orjson.OPT_PASSTHROUGH_SUBCLASS)
+    except orjson.JSONEncodeError:  # a lone surrogate, or too many levels
+        parts: list[bytes] = []
+        traits = _write(value, 1, parts.append)
+        return b"".join(parts), traits
+    return dump, Trait.NUL if _NUL_ESCAPE in dump and _holds_nul(value) else Trait.NONE
+
+
+def _write(value: Any, depth: int, out: Callable[[bytes], None]) -> Trait:
+    """Write what orjson refuses: the same form, but strings with lone surrogates in ASCII escapes."""
+    if isinstance(value, _Number):
+        out(value.encode())
+        return Trait.NONE
+    if isinstance(value, str):
+        return _write_string(value, out)
+    if not isinstance(value, (dict, list)):
+        out(b"null" if value is None else b"true" if value else b"false")
+        return Trait.NONE
+    if depth > MAX_DEPTH:
+        raise _TooDeepError
+    traits = Trait.NONE
+    opening, closing = (b"{", b"}") if isinstance(value, dict) else (b"[", b"]")
+    out(opening)
+    for i, item in enumerate(sorted(value, key=_utf8) if isinstance(value, dict) else value):
+        if i:
+            out(b",")
+        if isinstance(value, dict):
+            traits |= _write_string(item, out)
+            out(b":")
+            item = value[item]  # noqa: PLW2901 - the member behind the key
+        traits |= _write(item, depth + 1, out)
+    out(closing)
+    return traits
+
+
+def _write_string(text: str, out: Callable[[bytes], None]) -> Trait:
+    traits = Trait.NUL if "\x00" in text else Trait.NONE
+    try:
+        out(orjson.dumps(text))
+    except orjson.JSONEncodeError:
+        out(json.dumps(text).encode("ascii"))
+        traits |= Trait.LONE_SURROGATE
+    return traits
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _holds_nul(value: Any) -> bool:
+    """Whether any string or key of a parsed document holds U+0000; the escape alone may be text, behind a backslash."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            if "\x00" in item:
+                return True
+        elif isinstance(item, dict):
+            pending.extend(item.keys())
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+    return False

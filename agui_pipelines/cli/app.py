@@ -1,0 +1,190 @@
+"""The commands. Each one reads its options, calls the engine, prints, and leaves the exit code to `main`.
+
+Exit codes: 0 done and proven, 1 failed, 2 bad usage or configuration, 3 refused by a check, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agui_pipelines import spec
+from agui_pipelines.cli import flags as flag_files
+from agui_pipelines.cli import output
+from agui_pipelines.cli.flags import Flags
+from agui_pipelines.errors import MigrationError, UsageError
+
+INTERRUPTED = 130
+
+_TyperError: Any = typer.BadParameter.__mro__[2]
+"""The base of what typer raises for a wrong command line (ClickException), wherever this version of typer keeps it."""
+
+app = typer.Typer(
+    name="agui-migrate",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MigrationFile = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MIGRATION]",
+        help="The migration file.  [default: $AGUI_MIGRATION, then migration.yaml]",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, last on standard output.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Dagster's own log.")] = False,
+) -> None:
+    """Migrate agent state into and between AG-UI stores, and prove that nothing was lost.
+
+    `agui-migrate demo` shows all of it on servers of its own.
+    """
+    if debug:
+        os.environ["AGUI_DEBUG"] = "1"
+
+
+@app.command()
+def run(
+    file: MigrationFile = None,
+    *,
+    source: Annotated[str | None, typer.Option(help="Kind of source: redis, postgres, file, redis_keys.")] = None,
+    target: Annotated[str | None, typer.Option(help="Kind of target: redis, postgres, file.")] = None,
+    source_config: Annotated[
+        Path | None, typer.Option(help="AG-UI configuration of the source (YAML or JSON).")
+    ] = None,
+    target_config: Annotated[
+        Path | None, typer.Option(help="AG-UI configuration of the target (YAML or JSON).")
+    ] = None,
+    match: Annotated[str | None, typer.Option(help="Keys to move, as a Redis glob (redis_keys only).")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Records per write to the target.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Folder or URL for snapshots, ledger and reports.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read, transform and check everything; write nothing.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming an interrupted run.")] = False,
+    save: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the migration file that the flags amount to, and stop.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a whole migration: plan, export, transform, check, import, validate.
+
+    Killed or interrupted, the same command resumes. The run is seen in the Dagster UI (`agui-migrate ui`).
+    """
+    from agui_pipelines.cli.migrate import migrate  # noqa: PLC0415 - the engine takes a second to load
+
+    given = Flags(source, target, source_config, target_config, match, batch_size, workspace)
+    if save is not None:
+        flag_files.write(flag_files.mapping(given), save)
+        output.note(f"Wrote {save}. Run it with: agui-migrate run {save}")
+        return
+    migration, path = _migration(file, given)
+    migrate(migration, path, dry_run=dry_run, fresh=fresh, json=json)
+
+
+@app.command()
+def validate(file: MigrationFile = None, *, json: Json = False) -> None:
+    """Read the target back in full and compare it, by exact digest, with what was last staged."""
+    from agui_pipelines.cli.migrate import revalidate  # noqa: PLC0415
+
+    migration, path = _migration(file, None)
+    revalidate(migration, path, json=json)
+
+
+@app.command()
+def status(file: MigrationFile = None, *, json: Json = False) -> None:
+    """Say where a migration stands, from its ledger."""
+    from agui_pipelines.cli.status import show  # noqa: PLC0415
+
+    migration, _ = _migration(file, None)
+    show(migration, json=json)
+
+
+@app.command()
+def demo(
+    *,
+    states: Annotated[int, typer.Option(min=1, help="How many states to fill the legacy Redis with.")] = 20_000,
+    workspace: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path(".agui/demo"),
+    hold: Annotated[bool, typer.Option("--hold", help="Keep the servers running afterwards, until Ctrl-C.")] = False,
+    json: Json = False,
+) -> None:
+    """Start a real Redis and a real PostgreSQL, fill one with a legacy workload, and migrate it into the other."""
+    from agui_pipelines.cli.demo import demonstrate  # noqa: PLC0415
+
+    demonstrate(states=states, workspace=workspace, hold=hold, json=json)
+
+
+@app.command()
+def ui(
+    file: MigrationFile = None,
+    *,
+    port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000,
+    host: Annotated[str, typer.Option(help="Address that the web server listens on.")] = "127.0.0.1",
+) -> None:
+    """Open the Dagster UI on this migration's runs, until Ctrl-C."""
+    from agui_pipelines.cli.ui import serve  # noqa: PLC0415
+
+    serve(file, host=host, port=port)
+
+
+def _migration(file: str | None, given: Flags | None) -> tuple[spec.Migration, str | None]:
+    """The migration and, if it came from a file, the file's absolute path."""
+    if given is not None and given.given:
+        if file is not None:
+            raise UsageError("Give a migration file or --source and --target, not both.")
+        return spec.parse(flag_files.mapping(given), origin="command line"), None
+    path = Path(file or os.environ.get(spec.FILE_VARIABLE) or spec.DEFAULT_FILE).expanduser()
+    text = spec.read_mapping(path, what="migration file")
+    changed = {**text, **(flag_files.overrides(given) if given else {})}
+    return spec.parse(changed, folder=path.resolve().parent, origin=str(path)), str(path.resolve())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: runs a command, prints what went wrong in sentences, and exits."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--debug" in arguments:  # accepted before and after the command
+        arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        result: Any = app(arguments, standalone_mode=False)
+    except MigrationError as error:
+        _debug_traceback()
+        output.print_error(error)
+        return error.exit_code
+    except _TyperError as error:
+        error.show()
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        output.note("Interrupted. What was finished is kept; run the same command again to resume.")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last resort: a defect of ours, told in one line
+        _debug_traceback()
+        output.print_error(
+            MigrationError(
+                f"Unexpected {type(error).__name__}: {str(error).strip() or 'no message'}.",
+                why="This is a defect of agui-migrate, not of your data.",
+                remedy="Run again with --debug for the traceback, and report it.",
+            )
+        )
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _debug_traceback() -> None:
+    if os.environ.get("AGUI_DEBUG"):
+        traceback.print_exc()

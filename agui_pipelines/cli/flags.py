@@ -1,0 +1,72 @@
+"""The guide's flags (``--source redis --source-config …``) as a migration, for those who have no migration file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agui_pipelines import spec
+from agui_pipelines.errors import SpecError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What was given on the command line; None where it was not."""
+
+    source: str | None
+    target: str | None
+    source_config: Path | None
+    target_config: Path | None
+    match: str | None
+    batch_size: int | None
+    workspace: str | None
+
+    @property
+    def given(self) -> bool:
+        return any((self.source, self.target, self.source_config, self.target_config, self.match))
+
+
+def mapping(flags: Flags) -> dict[str, Any]:
+    """The migration file that the flags amount to. Raises `UsageError` if an end is missing."""
+    source = _end("source", flags.source, flags.source_config)
+    target = _end("target", flags.target, flags.target_config)
+    if flags.match is not None:
+        source["match"] = flags.match
+    text: dict[str, Any] = {"name": f"{source['type']}-to-{target['type']}", "source": source, "target": target}
+    return {**text, **overrides(flags)}
+
+
+def overrides(flags: Flags) -> dict[str, Any]:
+    """Flags that also change a migration read from a file."""
+    values = {"batch_size": flags.batch_size, "workspace": flags.workspace}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def write(text: dict[str, Any], file: Path) -> None:
+    """Write a migration file, readable by its owner only, as it may hold what somebody wrote out literally."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise UsageError(f"{file} exists already.", remedy="Name another file with --output, or remove it.") from None
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}.") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        yaml.safe_dump(text, stream, sort_keys=False, allow_unicode=True)
+
+
+def _end(side: str, kind: str | None, config: Path | None) -> dict[str, Any]:
+    values = spec.read_mapping(config, what=f"{side} configuration") if config else {}
+    kind = spec.ALIASES.get(kind, kind) if kind else None
+    configured = spec.ALIASES.get(values.get("type", ""), values.get("type"))
+    if kind and configured and kind != configured:
+        raise SpecError(f"--{side} says '{kind}', but {config} is the configuration of a '{configured}' store.")
+    if not (kind or configured):
+        raise UsageError(
+            f"The migration has no {side}.",
+            remedy=f"Name a migration file, or give --{side} and --{side}-config.",
+        )
+    return {**values, "type": kind or configured}

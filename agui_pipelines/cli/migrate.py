@@ -1,0 +1,129 @@
+"""``run`` and ``validate``: run the Dagster job, then tell what came of it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from agui_pipelines import spec
+from agui_pipelines.cli import output
+from agui_pipelines.cli.runs import execute
+from agui_pipelines.errors import MigrationError, RefusedError, named
+from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.session import Session
+
+_LOSSES: Final = {
+    "expiry": "had an expiry, for which the target has no place: they stay until somebody deletes them",
+    "timestamps": "had creation or update times, for which the target has no place",
+    "duplicate_keys": "named a key twice; the target keeps the last, as every reader would",
+    "sub_microseconds": "had times finer than a microsecond, which is what the target keeps",
+    "time_offset": "had times with an offset; the target keeps the moment in UTC",
+}
+
+
+def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh: bool, json: bool) -> None:
+    """Run the job ``migrate`` (or ``dry_run``) and print the result."""
+    run_id = _run("dry_run" if dry_run else "migrate", migration, path, dry_run=dry_run, fresh=fresh, json=json)
+    session = Session.open(migration)
+    report = _report(session, "preview" if dry_run else "validate")
+    values = {"migration": migration.name, "run_id": run_id, **report, "phases": _phases(session, report["plan_id"])}
+    if json:
+        output.print_json(values)
+    elif dry_run:
+        _print_preview(values)
+    else:
+        print_result(migration, session, values)
+
+
+def revalidate(migration: spec.Migration, path: str | None, *, json: bool) -> None:
+    """Run the job ``validate`` and print the result."""
+    run_id = _run("validate", migration, path, json=json)
+    session = Session.open(migration)
+    values = {"migration": migration.name, "run_id": run_id, **_report(session, "validate")}
+    if json:
+        output.print_json(values)
+    else:
+        print_result(migration, session, values)
+
+
+def _run(
+    job: str, migration: spec.Migration, path: str | None, *, json: bool, dry_run: bool = False, fresh: bool = False
+) -> str:
+    """Run a job; with ``--json``, a failure is printed as an object too before it is raised."""
+    try:
+        with output.progress() as listener:
+            debug = bool(os.environ.get("AGUI_DEBUG"))
+            return execute(job, migration, listener, file=path, dry_run=dry_run, fresh=fresh, debug=debug).run_id
+    except MigrationError as error:
+        if json:
+            report = error.data.pop("report", {})
+            failure = {
+                "error": type(error).__name__,
+                "message": error.message,
+                "why": error.why,
+                "remedy": error.remedy,
+            }
+            output.print_json({"migration": migration.name, **report, "failure": {**failure, **error.data}})
+        raise
+
+
+def _report(session: Session, phase: str) -> dict[str, Any]:
+    entry = session.ledger.last(phase)
+    if entry is None:
+        raise RefusedError(f"The run ended without a {phase} in the ledger.", remedy="See the run in the UI.")
+    public: dict[str, Any] = entry.outputs["public"]
+    return public
+
+
+def _phases(session: Session, plan_id: str) -> dict[str, Any]:
+    """Seconds and records per second of each phase, from the plan's ledger entries."""
+    timings: list[Entry] = session.ledger.entries(phase="timing", plan_id=plan_id)
+    return {entry.unit: entry.outputs for entry in timings}
+
+
+def print_result(migration: spec.Migration, session: Session, values: dict[str, Any]) -> None:
+    """A validated migration, for people: what was moved, what was not, and where to look next."""
+    found = {
+        "States": values["total_states"],
+        "Migrated and proven equal": values["migrated_states"],
+        "  of these normalised": values["normalised_states"],
+        "Missing": values["missing_states_count"],
+        "Corrupted": values["corrupted_states_count"],
+        "Expired on the way": values["expired_states"],
+        "In the target besides": values["extra_states_count"],
+        "Rejected": values["rejected_records"],
+        "Gone while exporting": values["vanished_keys"],
+    }
+    for noun in ("versions", "snapshots"):
+        if values[noun][f"total_{noun}"]:
+            found[noun.capitalize()] = (
+                f"{values[noun][f'migrated_{noun}']:,} of {values[noun][f'total_{noun}']:,} proven equal"
+            )
+    output.rows(f"Migration {migration.name}", found)
+    for name, count in values["losses"].items():
+        output.stdout.print(f"  Note: {count:,} records {_LOSSES.get(name, name)}.")
+    if values["errors_count"]:
+        output.stdout.print(
+            f"  Note: the target holds {values['errors_count']:,} unreadable records: {named(values['errors'])}."
+        )
+    for name, phase in values.get("phases", {}).items():
+        output.stdout.print(
+            f"  {output.PHASES.get(name, name):<13}{phase['seconds']:>8.1f} s {phase['records_per_second']:>10,}/s"
+        )
+    report = session.workspace.path(f"reports/{values['plan_id']}-validation.json")
+    output.stdout.print(f"\nReport   {report}", soft_wrap=True)
+    output.stdout.print("Runs     agui-migrate ui", soft_wrap=True)
+
+
+def _print_preview(values: dict[str, Any]) -> None:
+    output.rows(
+        "Dry run: nothing was written. An import would",
+        {
+            "insert states": values["insert"]["state"],
+            "overwrite states": values["overwrite"]["state"],
+            "leave states that are there already": values["unchanged"]["state"],
+            "not touch other states": values["untouched"]["state"],
+        },
+    )
+    for name, count in values["losses"].items():
+        output.stdout.print(f"  Note: {count:,} records {_LOSSES.get(name, name)}.")

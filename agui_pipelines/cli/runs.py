@@ -1,0 +1,102 @@
+"""Running a Dagster job in process, on the persisted instance, and taking its result from the ledger."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from agui_pipelines import spec
+from agui_pipelines.cli.home import dagster_home, open_instance
+from agui_pipelines.errors import MigrationError
+from agui_pipelines.progress import Listener
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished run: its id in Dagster."""
+
+    run_id: str
+
+
+def execute(
+    job: str,
+    migration: spec.Migration,
+    listener: Listener,
+    *,
+    file: str | None = None,
+    dry_run: bool = False,
+    fresh: bool = False,
+    debug: bool = False,
+) -> Outcome:
+    """Run a job over all key ranges. Raises the phase's own `MigrationError`, or KeyboardInterrupt."""
+    if file:
+        os.environ[spec.FILE_VARIABLE] = file  # the partitions are those of this file
+    with _quiet(debug=debug):
+        import dagster as dg  # noqa: PLC0415 - costs seconds, so not for --help
+
+        from agui_pipelines.definitions import defs  # noqa: PLC0415
+        from agui_pipelines.resources import MigrationRun  # noqa: PLC0415
+        from assets.partitions import KEY_RANGES  # noqa: PLC0415
+
+        names = KEY_RANGES.get_partition_keys()
+        run = MigrationRun(_with_ranges(migration, len(names)), dry_run=dry_run, fresh=fresh, listener=listener)
+        tags = {
+            "dagster/asset_partition_range_start": names[0],
+            "dagster/asset_partition_range_end": names[-1],
+            "agui/migration": migration.name,
+        }
+        with open_instance(dagster_home(migration.workspace_url)) as instance, _terminated_as_interrupted():
+            try:
+                result = defs.resolve_job_def(job).execute_in_process(
+                    instance=instance,
+                    resources={"migration": run},
+                    run_config={"loggers": {"console": {"config": {"log_level": "DEBUG" if debug else "CRITICAL"}}}},
+                    tags=tags,
+                )
+            except dg.Failure as failure:
+                if isinstance(failure.__cause__, MigrationError):
+                    raise failure.__cause__ from failure
+                raise
+        return Outcome(result.run_id)
+
+
+def _with_ranges(migration: spec.Migration, ranges: int) -> spec.Migration:
+    """Dagster's partitions decide how many ranges there are; flags without a file get the default number."""
+    return migration.model_copy(update={"ranges": ranges})
+
+
+@contextmanager
+def _quiet(*, debug: bool) -> Iterator[None]:
+    """Keep Dagster's log lines off the terminal: our own progress says it better, and the UI keeps them."""
+    if debug:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        previous = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(previous)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does: workers stop, connections close, and what is finished stays finished."""
+
+    def interrupt(number: int, frame: FrameType | None) -> Any:  # noqa: ARG001 - a handler's signature
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,73 @@
+"""``status``: where a migration stands, from its ledger alone; connects to nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agui_pipelines import spec
+from agui_pipelines.cli import output
+from agui_pipelines.phases.plan import is_open
+from agui_pipelines.phases.session import Session
+
+
+def show(migration: spec.Migration, *, json: bool) -> None:
+    """Print the newest plan, how far each phase has come under it, and the newest validation."""
+    values = describe(Session.open(migration))
+    if json:
+        output.print_json(values)
+        return
+    if "plan_id" not in values:
+        output.note(f"Nothing has been planned for '{migration.name}' yet. Start with: agui-migrate run")
+        return
+    found: dict[str, object] = {
+        "Plan": values["plan_id"],
+        "Made": values["planned_at"],
+        "State": values["state"],
+        "Keys": values["keys"],
+    }
+    for phase, done in values["phases"].items():
+        found[output.PHASES.get(phase, phase)] = (
+            f"{done['ranges']} of {values['ranges']} ranges, {done['records']:,} records"
+        )
+    if validation := values["validation"]:
+        found["Validation"] = f"{'passed' if validation['passed'] else 'FAILED'} at {validation['at']}"
+    output.rows(f"Migration {migration.name}", found)
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """The same as plain values."""
+    ledger, name = session.ledger, session.migration.name
+    plan = ledger.last("plan")
+    if plan is None:
+        return {"migration": name, "state": "not started"}
+    phases = {}
+    for phase in ("export", "transform", "import"):
+        newest = {e.unit: e.outputs for e in ledger.entries(phase=phase, plan_id=plan.plan_id)}
+        records = sum(
+            sum(o["records"].values()) if isinstance(o["records"], dict) else o["records"] for o in newest.values()
+        )
+        phases[phase] = {"ranges": len(newest), "records": records}
+    validation = ledger.last("validate", plan_id=plan.plan_id)
+    return {
+        "migration": name,
+        "state": _state(
+            plan.outputs["purpose"],
+            open_=is_open(session, plan.plan_id),
+            passed=bool(validation and validation.outputs["passed"]),
+        ),
+        "plan_id": plan.plan_id,
+        "planned_at": plan.at,
+        "purpose": plan.outputs["purpose"],
+        "keys": plan.outputs["keys"],
+        "ranges": len(plan.outputs["ranges"]),
+        "phases": phases,
+        "validation": {"passed": validation.outputs["passed"], "at": validation.at} if validation else None,
+    }
+
+
+def _state(purpose: str, *, open_: bool, passed: bool) -> str:
+    if open_:
+        return "unfinished: run it again to resume"
+    if purpose == "dry_run":
+        return "previewed; nothing was written"
+    return "migrated and proven" if passed else "validation failed"

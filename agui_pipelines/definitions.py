@@ -1,0 +1,23 @@
+"""Assembles the Dagster definitions, and does nothing else. ``workspace.yaml`` points here."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from agui_pipelines.automation.jobs import jobs
+from agui_pipelines.resources import MigrationFile
+from assets import checks, export, import_, plan, preview, transform, validate
+
+MODULES = [plan, export, transform, import_, validate, preview]
+
+
+def build_defs() -> dg.Definitions:
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules(MODULES),
+        asset_checks=dg.load_asset_checks_from_modules([checks]),
+        jobs=jobs(),
+        resources={"migration": MigrationFile()},
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,374 @@
+"""One connection to a Redis-compatible server, made for whole pipelines of commands.
+
+redis-py parses the URL, logs in and does TLS; from then on the commands are packed and the replies parsed by hiredis on
+the bare socket, since redis-py's own way from socket to reply costs half of what a server can deliver. Sending and
+receiving are interleaved: whatever arrives while a large pipeline goes out is taken in, so that neither side can wait
+for the other for ever.
+
+Nothing here knows what the keys mean.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import ssl
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import hiredis
+from redis.exceptions import RedisError
+
+from agui_pipelines.drivers.redis_errors import LOGIN, connect_failure, error_reply, interrupted, unusable_mode
+from agui_pipelines.drivers.redis_target import Target
+from agui_pipelines.errors import MigrationError, StoreError
+from agui_pipelines.spec import RedisConfig, RedisKeysConfig
+
+RECEIVE_BYTES: Final = 256 * 1024
+SEND_BYTES: Final = 256 * 1024
+SCAN_COUNT: Final = 2000
+"""Keys that the server looks at per SCAN, which is about a millisecond of its time."""
+
+_IDLE_PARSER_BYTES: Final = 1024 * 1024
+_INCOMPLETE: Final = object()
+_GLOB_SPECIAL: Final = re.compile(rb"[*?\[\\]")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server says of itself; empty where it is not allowed to, or does not know."""
+
+    name: str
+    version: str
+    compatible: tuple[int, ...]
+    """The version of Redis whose commands it has: Valkey 9 says 7.2.4."""
+    mode: str
+    role: str
+    run_id: str
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """Replies that are still to come; see `RedisWire.send`."""
+
+    expected: int
+    replies: list[Any] = field(default_factory=list)
+    broken: bool = False
+
+
+class Burst:
+    """Commands that are sent together."""
+
+    __slots__ = ("parts", "replies")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.replies = 0
+
+    def add(self, *command: bytes | str | int) -> None:
+        self.parts.append(hiredis.pack_command(command))  # type: ignore[arg-type] # the stub knows tuples of one only
+        self.replies += 1
+
+    def extend(self, other: Burst) -> None:
+        self.parts += other.parts
+        self.replies += other.replies
+
+    def add_each(self, name: bytes, keys: Sequence[bytes]) -> None:
+        """The command `name` for each of the keys. Formatted here, which is faster than packing them one by one."""
+        head = b"*2\r\n$%d\r\n%b\r\n$" % (len(name), name)
+        self.parts.append(b"".join([b"%b%d\r\n%b\r\n" % (head, len(key), key) for key in keys]))
+        self.replies += len(keys)
+
+
+class RedisWire:
+    """A connection that is made when it is first used, and made anew after it was closed or broke.
+
+    Raises `SpecError` for a URL that cannot be understood. Every other method raises `ConnectionFailedError` or
+    `StoreError`, never a driver's exception; no message holds a password.
+    """
+
+    def __init__(self, config: RedisConfig | RedisKeysConfig) -> None:
+        self._target = Target.of(config)
+        self._connect_timeout = config.connect_timeout or None
+        self._read_timeout = config.read_timeout or None
+        self._write_timeout = config.write_timeout or None
+        self._connection: Any = None
+        self._socket: socket.socket | None = None
+        self._parser = hiredis.Reader()
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._pending: deque[Pending] = deque()
+        self._server = ServerInfo("Redis", "", (), "", "", "")
+        self._expiry_command = b""
+
+    @property
+    def address(self) -> str:
+        """``host:port``, or the path of a Unix socket."""
+        return self._target.address
+
+    @property
+    def url(self) -> str:
+        """The URL without password and options."""
+        return self._target.url
+
+    @property
+    def database(self) -> int:
+        return self._target.database
+
+    @property
+    def server(self) -> ServerInfo:
+        """What the server said of itself when we connected. Connects."""
+        self._connected()
+        return self._server
+
+    def call(self, *command: bytes | str | int) -> Any:
+        """One command and its reply."""
+        burst = Burst()
+        burst.add(*command)
+        return self.run(burst)[0]
+
+    def run(self, burst: Burst) -> list[Any]:
+        """The replies of a burst. If any is an error, all are awaited and the first is raised."""
+        return self.checked(self.receive(self.send(burst)))
+
+    def send(self, burst: Burst) -> Pending:
+        """Put commands on the wire; `receive` awaits their replies. Others may be sent, and received, between."""
+        sock = self._connected()
+        pending = Pending(burst.replies)
+        self._pending.append(pending)
+        with self._guarded():
+            for data in _coalesced(burst.parts):
+                self._transmit(sock, data)
+        return pending
+
+    def receive(self, pending: Pending) -> list[Any]:
+        """The replies, of which each may be a `hiredis.ReplyError`: see `checked`."""
+        with self._guarded():
+            while len(pending.replies) < pending.expected:
+                if pending.broken or self._socket is None:
+                    raise ConnectionAbortedError("it was closed before all replies had come")
+                if not self._absorb(self._socket):
+                    self._wait(self._socket, select.POLLIN, self._read_timeout)
+        return pending.replies
+
+    def checked(self, replies: list[Any]) -> list[Any]:
+        """The replies, none of which is an error: the first that is one is raised as ours."""
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                raise self.failure(reply)
+        return replies
+
+    def failure(self, reply: hiredis.ReplyError) -> MigrationError:
+        """An error reply as one of our errors."""
+        # Of a command that it does not know, a server repeats the arguments, and so perhaps somebody's data.
+        text = str(reply).partition(", with args beginning")[0]
+        return error_reply(text, self._target)
+
+    @property
+    def expiry_command(self) -> bytes:
+        """The command that tells a key's expiry: PEXPIRETIME, or before Redis 7 only PTTL. Connects."""
+        self._connected()
+        if not self._expiry_command:
+            burst = Burst()
+            burst.add(b"PEXPIRETIME", b"")
+            [reply] = self.receive(self.send(burst))
+            self._expiry_command = b"PTTL" if isinstance(reply, hiredis.ReplyError) else b"PEXPIRETIME"
+        return self._expiry_command
+
+    def scan(self, match: bytes) -> Iterator[list[bytes]]:
+        """The keys that match a glob pattern, page by page, some possibly twice. The next page is asked for early."""
+        pending = self._scan(b"0", match)
+        while True:
+            [[cursor, page]] = self.checked(self.receive(pending))
+            if cursor == b"0":
+                yield page
+                return
+            pending = self._scan(cursor, match)
+            yield page
+
+    def close(self) -> None:
+        """Close the connection. Replies that have not come yet never will."""
+        for pending in self._pending:
+            pending.broken = True
+        self._pending.clear()
+        self._socket = None
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = None
+
+    def _scan(self, cursor: bytes, match: bytes) -> Pending:
+        burst = Burst()
+        burst.add(b"SCAN", cursor, b"MATCH", match, b"COUNT", SCAN_COUNT)
+        return self.send(burst)
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            self._connection = self._target.connection(self._connect_timeout)
+            self._log_in()
+            # redis-py has no public way to its socket; the handshake is done, so nothing is left in its parser.
+            self._socket = self._connection._get_socket()  # noqa: SLF001 - see above
+            self._socket.setblocking(False)
+            self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE)
+            self._parser.setmaxbuf(_IDLE_PARSER_BYTES)
+            self._expiry_command = b""
+            self._server = self._introduced()
+        return self._socket
+
+    def _log_in(self) -> None:
+        try:
+            self._connection.connect()
+        except (RedisError, OSError, UnicodeError) as error:
+            self._connection = None
+            # Not chained: what a driver says of a login may repeat what it sent.
+            raise connect_failure(error, self._target, self._connect_timeout) from None
+
+    def _introduced(self) -> ServerInfo:
+        """Ask the server who it is, by whichever of the two ways it allows, and refuse what could not work."""
+        burst = Burst()
+        burst.add(b"INFO", b"server")
+        burst.add(b"INFO", b"replication")
+        burst.add(b"HELLO")
+        replies = self.receive(self.send(burst))
+        facts: dict[str, str] = {}
+        for reply in reversed(replies):
+            if isinstance(reply, hiredis.ReplyError):
+                if str(reply).split(" ", 1)[0] in LOGIN:
+                    self.close()
+                    raise self.failure(reply)
+            else:
+                facts |= _facts(reply)
+        info = _server_info(facts)
+        if info.mode in ("cluster", "sentinel"):
+            self.close()
+            raise unusable_mode(info.mode, self._target)
+        return info
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """After any interruption the replies no longer match the commands, so the connection is given up."""
+        try:
+            yield
+        except OSError as error:
+            self.close()
+            raise interrupted(error, self._target) from error
+        except hiredis.ProtocolError as error:
+            self.close()
+            raise StoreError(
+                f"What answers at {self.address} does not speak the Redis protocol.", remedy="Correct connection_url."
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _transmit(self, sock: socket.socket, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[sock.send(view[:SEND_BYTES]) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                if not self._absorb(sock):
+                    self._wait(sock, select.POLLIN | select.POLLOUT, self._write_timeout)
+            except ssl.SSLWantReadError:
+                if not self._absorb(sock):
+                    self._wait(sock, select.POLLIN, self._write_timeout)
+
+    def _absorb(self, sock: socket.socket) -> bool:
+        """Take in what has arrived; whether there was anything."""
+        try:
+            size = sock.recv_into(self._buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except ssl.SSLWantWriteError:
+            self._wait(sock, select.POLLOUT, self._read_timeout)
+            return True
+        if not size:
+            raise ConnectionResetError("the server closed it")
+        self._parser.feed(self._buffer, 0, size)  # type: ignore[arg-type] # the stub does not know bytearray
+        self._hand_out()
+        return True
+
+    def _hand_out(self) -> None:
+        """Give the replies that are complete to those who wait for them, in order."""
+        gets = self._parser.gets
+        while self._pending:
+            head = self._pending[0]
+            append = head.replies.append
+            for _ in range(head.expected - len(head.replies)):
+                reply = gets()
+                if reply is _INCOMPLETE:
+                    return
+                append(reply)
+            self._pending.popleft()
+        reply = gets()
+        if reply is not _INCOMPLETE:
+            raise ConnectionAbortedError("the server sent a reply that nobody had asked for")
+
+    def _wait(self, sock: socket.socket, events: int, timeout: float | None) -> None:
+        poll = select.poll()
+        poll.register(sock, events)
+        if not poll.poll(None if timeout is None else timeout * 1000):
+            raise TimeoutError(f"no answer within {timeout:g} s")
+
+
+def glob_prefix(pattern: str) -> str:
+    r"""The literal text that everything which a Redis glob matches begins with: ``a\*b*`` gives ``a*b``."""
+    literal: list[str] = []
+    characters = iter(pattern)
+    for character in characters:
+        if character in "*?[":
+            break
+        # As the server reads it, a backslash at the very end stands for itself.
+        literal.append(next(characters, character) if character == "\\" else character)
+    return "".join(literal)
+
+
+def glob_escaped(text: bytes) -> bytes:
+    """A Redis glob that matches exactly `text`."""
+    return _GLOB_SPECIAL.sub(rb"\\\g<0>", text)
+
+
+def _coalesced(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Small parts joined into larger ones, since each costs a system call; large ones as they are."""
+    group: list[bytes] = []
+    total = 0
+    for part in parts:
+        if total + len(part) > SEND_BYTES and group:
+            yield b"".join(group)
+            group, total = [], 0
+        if len(part) >= SEND_BYTES:
+            yield part
+        else:
+            group.append(part)
+            total += len(part)
+    if group:
+        yield b"".join(group)
+
+
+def _facts(reply: Any) -> dict[str, str]:
+    """The fields of INFO, or the pairs of HELLO, by the names that INFO has."""
+    if isinstance(reply, list):
+        pairs = {
+            k: v.decode("utf-8", "replace")
+            for k, v in zip(reply[::2], reply[1::2], strict=True)
+            if isinstance(v, bytes)
+        }
+        names = {b"server": "server_name", b"version": "hello_version", b"mode": "redis_mode", b"role": "role"}
+        return {names[key]: value for key, value in pairs.items() if key in names}
+    lines = reply.decode("utf-8", "replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _server_info(facts: dict[str, str]) -> ServerInfo:
+    version = facts.get("valkey_version") or facts.get("redis_version") or facts.get("hello_version", "")
+    compatible = facts.get("redis_version") or facts.get("hello_version", "")
+    return ServerInfo(
+        name="Valkey" if facts.get("server_name") == "valkey" else "Redis",
+        version=version,
+        compatible=tuple(int(number) for number in re.findall(r"\d+", compatible)[:3]),
+        mode=facts.get("redis_mode") or facts.get("server_mode", ""),
+        role={"slave": "replica"}.get(facts.get("role", ""), facts.get("role", "")),
+        run_id=facts.get("run_id", ""),
+    )

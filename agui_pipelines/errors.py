@@ -1,0 +1,130 @@
+"""The one exception tree of the project.
+
+::
+
+    MigrationError                 whatever ends a migration on purpose; never shown as a traceback
+    ├── UsageError                 the command line asks for something that makes no sense       (exit 2)
+    ├── SpecError                  the migration file, or a store's configuration, is wrong      (exit 2)
+    │   └── MissingVariableError   ``${NAME}`` names an environment variable that is not set
+    ├── ConnectionFailedError      a server cannot be reached or refuses us                      (exit 1)
+    │   └── InterruptedConnectionError   it could, and went away: transient, worth a retry
+    ├── StoreError                 a store answered, but cannot do what was asked                (exit 1)
+    │   ├── StoreBusyError         lock or statement timeout, deadlock: transient, worth a retry
+    │   └── UnstorableRecordError  the store cannot hold this record, ever
+    ├── StagingError               a snapshot, manifest or ledger is missing or damaged          (exit 1)
+    ├── TransformError             a transform cannot be loaded, or broke                        (exit 1)
+    ├── RefusedError               a check says no: nothing was written                          (exit 3)
+    │   ├── RejectLimitError       more records were rejected than the migration allows
+    │   ├── CollisionError         two source records want the same target id
+    │   └── SamePlaceError         source and target are one place
+    ├── ValidationFailedError      the target is not what was exported                           (exit 1)
+    └── EmbeddedServerError        a server for demo or tests cannot be found or started         (exit 1)
+
+Every error says what was found (``message``), why it matters (``why``) and what to do (``remedy``); its data lies on
+attributes. Whether trying again can help is decided here, by ``transient``, where the error is defined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+
+class MigrationError(Exception):
+    """What ends a phase on purpose. ``str()`` gives all three sentences on one line."""
+
+    transient: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, why: str = "", remedy: str = "", **data: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.why = why
+        self.remedy = remedy
+        self.data = data
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.message, self.why, self.remedy) if part)
+
+
+class UsageError(MigrationError):
+    """The command line asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+class SpecError(MigrationError):
+    """The migration file, or a store's configuration, is wrong."""
+
+    exit_code = 2
+
+
+class MissingVariableError(SpecError):
+    """``${NAME}`` names an environment variable that is not set."""
+
+
+class ConnectionFailedError(MigrationError):
+    """A server cannot be reached, or refuses our credentials."""
+
+
+class InterruptedConnectionError(ConnectionFailedError):
+    """A connection that worked went away in the middle of something."""
+
+    transient = True
+
+
+class StoreError(MigrationError):
+    """A store answered, but cannot do what was asked."""
+
+
+class StoreBusyError(StoreError):
+    """A lock or statement timeout, or a deadlock: the same call may go through later."""
+
+    transient = True
+
+
+class UnstorableRecordError(StoreError):
+    """The store cannot hold this record, whatever is tried."""
+
+
+class StagingError(MigrationError):
+    """A snapshot, a manifest or the ledger is missing or damaged."""
+
+
+class TransformError(MigrationError):
+    """A transform cannot be loaded, or broke on a record in a way that is not the record's fault."""
+
+
+class RefusedError(MigrationError):
+    """A check says no; nothing was written to the target."""
+
+    exit_code = 3
+
+
+class RejectLimitError(RefusedError):
+    """More records were rejected than ``limits.max_rejects`` allows."""
+
+
+class CollisionError(RefusedError):
+    """Two source records want the same id in the target."""
+
+
+class SamePlaceError(RefusedError):
+    """Source and target are one place."""
+
+    exit_code = 2
+
+
+class ValidationFailedError(MigrationError):
+    """The target is not what was exported."""
+
+
+class EmbeddedServerError(MigrationError):
+    """A server for the demo or the tests cannot be found, or does not start."""
+
+
+def named(ids: Sequence[str], *, limit: int = 5) -> str:
+    """The first ids, quoted, and how many more there are: ``'a', 'b' and 7 more``."""
+    shown = ", ".join(repr(i) for i in ids[:limit])
+    rest = len(ids) - limit
+    return f"{shown} and {rest:,} more" if rest > 0 else shown

@@ -1,0 +1,153 @@
+"""The sorted id space of a place, on disk, and the key ranges it is cut into.
+
+A *catalogue* is one Parquet file with the distinct keys of a source in byte order and a weight for each (bytes where the
+source tells them cheaply, else 1). DuckDB sorts it on disk, so its size is not bounded by memory. A *key range* is a run
+of rows of the catalogue; ranges are the Dagster partitions ``00``, ``01``, … and the unit of parallel work and repair.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+CATALOGUE: Final = pa.schema(
+    [pa.field("key", pa.binary(), nullable=False), pa.field("weight", pa.int64(), nullable=False)]
+)
+"""What `Reader.keys` yields: unsorted, possibly with repetitions."""
+
+MAX_RANGES: Final = 256
+DUCKDB_MEMORY: Final = "192MB"
+"""Enough to sort quickly; what does not fit is spilled to a temporary directory."""
+
+_ROWS: Final = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """Rows ``first_row`` to ``first_row + keys`` of a catalogue: keys from `lower` on, up to but without `upper`.
+
+    The first range has no lower and the last no upper bound (None), so that together they cover every possible key.
+    """
+
+    name: str
+    lower: bytes | None
+    upper: bytes | None
+    first_row: int
+    keys: int
+    weight: int
+
+
+def range_names(count: int) -> tuple[str, ...]:
+    """The partition keys of `count` ranges: ``00`` … ``15``, three digits from 101 ranges on."""
+    if not 1 <= count <= MAX_RANGES:
+        raise ValueError(f"between 1 and {MAX_RANGES} key ranges, not {count}")
+    width = max(2, len(str(count - 1)))
+    return tuple(f"{i:0{width}}" for i in range(count))
+
+
+def sorted_on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, query: str) -> Iterator[pa.RecordBatch]:
+    """Put `batches` into a temporary DuckDB table ``rows`` and stream the result of `query` over it."""
+    with tempfile.TemporaryDirectory(prefix="agui-sort-") as scratch:
+        connection = duckdb.connect(
+            f"{scratch}/sort.duckdb",
+            config={"memory_limit": DUCKDB_MEMORY, "temp_directory": scratch, "preserve_insertion_order": "false"},
+        )
+        try:
+            reader = pa.RecordBatchReader.from_batches(schema, batches)
+            connection.register("incoming", reader)
+            connection.execute("CREATE TABLE rows AS SELECT * FROM incoming")
+            connection.unregister("incoming")
+            result: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(_ROWS)
+            yield from result
+        finally:
+            connection.close()
+
+
+def write_catalogue(batches: Iterable[pa.RecordBatch], file: IO[bytes]) -> None:
+    """Sort `batches` of the `CATALOGUE` schema into `file` as Parquet. Repeated keys count once."""
+    query = "SELECT key, max(weight)::BIGINT AS weight FROM rows GROUP BY key ORDER BY key"
+    with pq.ParquetWriter(file, CATALOGUE, compression="zstd", compression_level=1) as writer:
+        for batch in sorted_on_disk(batches, CATALOGUE, query):
+            writer.write_batch(batch.cast(CATALOGUE), row_group_size=_ROWS)
+
+
+def cut(file: IO[bytes], count: int) -> list[KeyRange]:
+    """Cut the catalogue in `file` into `count` ranges of as equal weight as its keys allow.
+
+    There are always exactly `count` ranges; with fewer keys than that, the last ones are empty.
+    """
+    catalogue = pq.ParquetFile(file)
+    total = sum(pc.sum(batch.column(0)).as_py() or 0 for batch in catalogue.iter_batches(_ROWS, columns=["weight"]))
+    names = range_names(count)
+    bounds: list[tuple[int, bytes, int]] = []  # row, key and running weight at which each next range begins
+    row = running = 0
+    for batch in catalogue.iter_batches(_ROWS):
+        keys, weights = batch.column("key"), batch.column("weight").to_pylist()
+        for i, weight in enumerate(weights):
+            while len(bounds) < count - 1 and row > 0 and running * count >= total * (len(bounds) + 1):
+                bounds.append((row, keys[i].as_py(), running))
+            running += weight
+            row += 1
+    return _between(bounds, names, row, total)
+
+
+def _between(bounds: Sequence[tuple[int, bytes, int]], names: Sequence[str], rows: int, total: int) -> list[KeyRange]:
+    """Ranges between the bounds. Names left over get an empty interval, which holds no key at all."""
+    starts = [(0, None, 0), *bounds]
+    ends = [*bounds, (rows, None, total)]
+    ranges = [
+        KeyRange(name, lower, upper, first, end - first, after - before)
+        for name, (first, lower, before), (end, upper, after) in zip(names, starts, ends, strict=False)
+    ]
+    return ranges + [KeyRange(name, b"", b"", rows, 0, 0) for name in names[len(ranges) :]]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One key range together with the catalogue that lists its keys: what a reader is asked to read.
+
+    A reader uses the bounds (PostgreSQL) or the keys (Redis, File), whichever it reads fastest by.
+    """
+
+    range: KeyRange
+    catalogue: pq.ParquetFile
+
+    @property
+    def lower(self) -> bytes | None:
+        return self.range.lower
+
+    @property
+    def upper(self) -> bytes | None:
+        return self.range.upper
+
+    def __len__(self) -> int:
+        return self.range.keys
+
+    def keys(self, size: int) -> Iterator[list[bytes]]:
+        """The range's keys in order, in lists of at most `size`."""
+        pending: list[bytes] = []
+        for batch in self._rows():
+            pending.extend(batch.column("key").to_pylist())
+            while len(pending) >= size:
+                yield pending[:size]
+                pending = pending[size:]
+        if pending:
+            yield pending
+
+    def _rows(self) -> Iterator[pa.RecordBatch]:
+        start, end = self.range.first_row, self.range.first_row + self.range.keys
+        row = 0
+        for group in range(self.catalogue.num_row_groups):
+            rows = self.catalogue.metadata.row_group(group).num_rows
+            if row < end and row + rows > start:
+                table = self.catalogue.read_row_group(group, columns=["key"])
+                first = max(0, start - row)
+                yield from table.slice(first, min(rows, end - row) - first).to_batches()
+            row += rows

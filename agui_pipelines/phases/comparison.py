@@ -1,0 +1,239 @@
+"""Comparing what was staged with what a target really returns, by digest, out of core.
+
+The digests of the staged snapshots were made on export (or after the transforms); the target is read in full and digested
+here. Both go into DuckDB on disk, which joins them by id.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from agui_pipelines.canonical import Trait
+from agui_pipelines.keyspace import DUCKDB_MEMORY, KeyRange, Span, cut, write_catalogue
+from agui_pipelines.phases.export import digested_or_rejected
+from agui_pipelines.phases.session import Session
+from agui_pipelines.progress import Meter
+from agui_pipelines.records import Kind, Reject
+from agui_pipelines.staging import SnapshotReader
+from agui_pipelines.staging.flow import ahead
+
+LIST_LIMIT: Final = 1000
+"""Ids named in each list of a report; their full number stands beside it."""
+
+_OTHER_ID: Final = {Kind.STATE: None, Kind.VERSION: "version_id", Kind.SNAPSHOT: "snapshot_id"}
+_ROW: Final = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("id", pa.string()),
+        ("other", pa.string()),
+        ("canonical", pa.binary(16)),
+        ("spelling", pa.binary(16)),
+        ("duplicates", pa.bool_()),
+        ("expires_at", pa.timestamp("ms", "UTC")),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Ids of one finding: the first `LIST_LIMIT` in order, and how many there are in all."""
+
+    ids: tuple[str, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KindComparison:
+    """What became of the records of one kind."""
+
+    total: int = 0
+    migrated: int = 0
+    normalised: int = 0
+    """Of the migrated ones, how many are equal by value although a number is spelled differently or a repeated key went."""
+    expired: int = 0
+    """Missing, and rightly so, as their time was over."""
+    missing: Names = field(default_factory=Names)
+    corrupted: Names = field(default_factory=Names)
+    extra: Names = field(default_factory=Names)
+    """In the target, but not among what was staged."""
+
+
+class Comparison:
+    """Collects both sides and joins them. Use as a context manager; `observe` may be called from several threads."""
+
+    def __init__(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="agui-compare-")
+        self.folder = Path(self._scratch.name)
+        self._connection = duckdb.connect(
+            self.folder / "compare.duckdb",
+            config={"memory_limit": DUCKDB_MEMORY, "temp_directory": str(self.folder)},
+        )
+        self._lock = threading.Lock()
+        for table in ("expected", "actual"):
+            self._connection.register("shape", pa.Table.from_pylist([], _ROW))
+            self._connection.execute(f"CREATE TABLE {table} AS SELECT * FROM shape")  # noqa: S608 - one of two names
+            self._connection.unregister("shape")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._scratch.cleanup()
+
+    def expect(self, snapshots: Iterable[SnapshotReader]) -> None:
+        """Take the digests of staged snapshots as what the target should hold."""
+        for snapshot in snapshots:
+            for kind in Kind:
+                for segment in snapshot.segments(kind):
+                    batches = snapshot.segment_batches(segment, _columns(kind))
+                    self._insert("expected", [_row(kind, batch) for batch in batches])
+
+    def observe(self, kind: Kind, batch: pa.RecordBatch) -> None:
+        """Take a digested batch as what the target holds."""
+        self._insert("actual", [_row(kind, batch)])
+
+    def result(self, kind: Kind) -> KindComparison:
+        found = {status: self._names(kind, status) for status in ("missing", "corrupted", "extra")}
+        counts: dict[str, int] = dict(
+            self._query("SELECT status, count(*) FROM joined WHERE kind = ? GROUP BY status", [kind])
+        )
+        migrated = counts.get("equal", 0) + counts.get("normalised", 0)
+        expired = counts.get("expired", 0)
+        return KindComparison(
+            total=migrated + expired + found["missing"].count + found["corrupted"].count,
+            migrated=migrated,
+            normalised=counts.get("normalised", 0),
+            expired=expired,
+            **found,
+        )
+
+    def join(self) -> None:
+        """Join both sides, once everything has been expected and observed."""
+        now = datetime.now(UTC)
+        self._query(
+            """
+            CREATE TABLE joined AS
+            SELECT coalesce(e.kind, a.kind) AS kind, coalesce(e.id, a.id) AS id, coalesce(e.other, a.other) AS other,
+                CASE
+                    WHEN a.id IS NULL AND e.expires_at <= ? THEN 'expired'
+                    WHEN a.id IS NULL THEN 'missing'
+                    WHEN e.id IS NULL THEN 'extra'
+                    WHEN e.canonical IS DISTINCT FROM a.canonical THEN 'corrupted'
+                    WHEN e.spelling IS DISTINCT FROM a.spelling OR e.duplicates <> a.duplicates THEN 'normalised'
+                    ELSE 'equal'
+                END AS status
+            FROM expected e FULL OUTER JOIN actual a ON e.kind = a.kind AND e.id = a.id AND e.other = a.other
+            """,
+            [now],
+        )
+
+    def _names(self, kind: Kind, status: str) -> Names:
+        [(count,)] = self._query("SELECT count(*) FROM joined WHERE kind = ? AND status = ?", [kind, status])
+        rows = self._query(
+            f"SELECT id, other FROM joined WHERE kind = ? AND status = ? ORDER BY id, other LIMIT {LIST_LIMIT}",  # noqa: S608
+            [kind, status],
+        )
+        return Names(tuple(f"{state_id}/{other}" if other else state_id for state_id, other in rows), count)
+
+    def _insert(self, table: str, batches: list[pa.RecordBatch]) -> None:
+        if not batches:
+            return
+        with self._lock:
+            self._connection.register("incoming", pa.Table.from_batches(batches, _ROW))
+            self._connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608 - one of two names
+            self._connection.unregister("incoming")
+
+    def _query(self, sql: str, values: list[object]) -> list[tuple[Any, ...]]:
+        with self._lock:
+            rows: list[tuple[Any, ...]] = self._connection.execute(sql, values).fetchall()
+            return rows
+
+
+def _columns(kind: Kind) -> list[str]:
+    other = _OTHER_ID[kind]
+    return ["state_id", *([other] if other else []), "canonical", "spelling", "traits", *_expiry(kind)]
+
+
+def _expiry(kind: Kind) -> list[str]:
+    return ["expires_at"] if kind is Kind.STATE else []
+
+
+def _row(kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
+    rows = batch.num_rows
+    other = _OTHER_ID[kind]
+    duplicates = pc.not_equal(
+        pc.bit_wise_and(batch.column("traits"), pa.scalar(int(Trait.DUPLICATE_KEYS), pa.uint16())), 0
+    )
+    columns = [
+        pa.array([str(kind)] * rows, pa.string()),
+        batch.column("state_id"),
+        batch.column(other) if other else pa.array([""] * rows, pa.string()),
+        batch.column("canonical"),
+        pc.coalesce(batch.column("spelling"), batch.column("canonical")),
+        duplicates,
+        batch.column("expires_at") if kind is Kind.STATE else pa.nulls(rows, pa.timestamp("ms", "UTC")),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=_ROW)
+
+
+@contextmanager
+def compared(session: Session, snapshots: list[SnapshotReader], meter: Meter) -> Iterator[tuple[Comparison, Names]]:
+    """Read the whole target, digest it, and join it with what was staged.
+
+    Yields the joined comparison and what the target holds that is no valid record. Every record of the target is read,
+    as what is there and should not be is only found in this way.
+    """
+    unreadable = _Unreadable()
+
+    def read(key_range: KeyRange) -> None:
+        with session.target() as target, catalogue.open("rb") as file:
+            span = Span(key_range, pq.ParquetFile(file))
+            for kind in target.kinds:
+                for batch in ahead(target.read(kind, span, unreadable.add)):
+                    if session.stopping():
+                        raise InterruptedError("another range failed")
+                    for usable in digested_or_rejected(kind, batch, unreadable.add, None):
+                        comparison.observe(kind, usable)
+                    meter.add(batch.num_rows, batch.nbytes)
+
+    with Comparison() as comparison:
+        catalogue = comparison.folder / "target.parquet"
+        comparison.expect(snapshots)
+        with session.target() as target, catalogue.open("wb") as sorted_keys:
+            write_catalogue(target.keys(), sorted_keys)
+        with catalogue.open("rb") as file:
+            ranges = cut(file, session.migration.ranges)
+        session.in_parallel(read, ranges)
+        comparison.join()
+        yield comparison, unreadable.names()
+
+
+class _Unreadable:
+    """Counts what the target holds that is no valid record, and names the first of it."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def add(self, reject: Reject) -> None:
+        with self._lock:
+            self._count += 1
+            if len(self._names) < LIST_LIMIT:
+                self._names.append(f"{reject.kind} {reject.name}: {reject.detail}")
+
+    def names(self) -> Names:
+        return Names(tuple(sorted(self._names)), self._count)

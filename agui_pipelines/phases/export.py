@@ -1,0 +1,184 @@
+"""Export: read each key range once, digest every document, and seal what was read as a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Final
+
+import pyarrow as pa
+
+from agui_pipelines.canonical import UNUSABLE, Trait
+from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.plan import Plan, is_open
+from agui_pipelines.phases.session import Session
+from agui_pipelines.ports import OnReject, Reader, Store
+from agui_pipelines.progress import Meter
+from agui_pipelines.records import Kind, Reject, digested, id_columns
+from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter
+from agui_pipelines.staging.flow import Behind, ahead
+
+PHASE: Final = "export"
+
+
+@dataclass(frozen=True, slots=True)
+class RangeReport:
+    """What a phase made of one key range: how many records of each kind, document bytes, and what could not go on."""
+
+    range: str
+    snapshot_id: str
+    records: dict[str, int]
+    bytes: int
+    rejects: int = 0
+    vanished: int = 0
+    losses: dict[str, int] = field(default_factory=dict)
+    resumed: bool = False
+    """Whether it had been finished before and was not done again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReport:
+    """What export or transform made of several key ranges."""
+
+    plan_id: str
+    ranges: tuple[RangeReport, ...]
+    seconds: float
+
+    @property
+    def records(self) -> int:
+        return sum(sum(r.records.values()) for r in self.ranges)
+
+    @property
+    def bytes(self) -> int:
+        return sum(r.bytes for r in self.ranges)
+
+    @property
+    def rejects(self) -> int:
+        return sum(r.rejects for r in self.ranges)
+
+    @property
+    def vanished(self) -> int:
+        return sum(r.vanished for r in self.ranges)
+
+    @property
+    def rate(self) -> float:
+        """Records per second, of what was not resumed."""
+        done = sum(sum(r.records.values()) for r in self.ranges if not r.resumed)
+        return done / self.seconds if self.seconds else 0.0
+
+
+def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotReport:
+    """Export the named key ranges. While the plan is open, a range that is finished and without rejects is not repeated."""
+    meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
+    reports = in_ranges(session, plan, ranges, PHASE, meter, partial(_export_range, session, plan, meter))
+    return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
+
+
+def in_ranges(
+    session: Session,
+    plan: Plan,
+    ranges: Sequence[str],
+    phase: str,
+    meter: Meter,
+    work: Callable[[str], Manifest],
+    basis: Callable[[str], str] = lambda _: "",
+) -> tuple[RangeReport, ...]:
+    """Make a snapshot of each range in parallel, recording each in the ledger, and pass over those that are finished."""
+    reports: dict[str, RangeReport] = {}
+    resumable = is_open(session, plan.plan_id)
+
+    def one(name: str) -> None:
+        made_from = basis(name)
+        entry = session.ledger.last(phase, plan_id=plan.plan_id, unit=name, basis=made_from) if resumable else None
+        # A range with rejects is done again: its source or the transform may have been mended since.
+        if entry is not None and not entry.outputs["rejects"]:
+            reports[name] = RangeReport(**{**entry.outputs, "resumed": True})
+            meter.add(sum(reports[name].records.values()), reports[name].bytes)
+            return
+        manifest = work(name)
+        reports[name] = report = range_report(manifest)
+        session.ledger.record(Entry(phase, plan.plan_id, name, made_from, outputs=asdict(report)))
+
+    session.in_parallel(one, ranges)
+    return tuple(reports[name] for name in ranges)
+
+
+def range_report(manifest: Manifest) -> RangeReport:
+    return RangeReport(
+        range=manifest.range,
+        snapshot_id=manifest.snapshot_id,
+        records={str(kind): manifest.summary(kind).records for kind in Kind if manifest.summary(kind).records},
+        bytes=manifest.document_bytes,
+        rejects=manifest.rejects,
+        vanished=manifest.vanished,
+        losses=manifest.losses,
+    )
+
+
+def exported(session: Session, plan: Plan, range_: str) -> SnapshotReader | None:
+    """The newest exported snapshot of a range, or None if it has not been exported."""
+    entry = session.ledger.last(PHASE, plan_id=plan.plan_id, unit=range_)
+    return SnapshotReader(session.workspace, entry.outputs["snapshot_id"]) if entry else None
+
+
+def _export_range(session: Session, plan: Plan, meter: Meter, name: str) -> Manifest:
+    with (
+        session.source() as source,
+        plan.span(session.workspace, name) as span,
+        SnapshotWriter(session.workspace, stage="exported", plan_id=plan.plan_id, range_=name) as writer,
+    ):
+        states = 0
+        for kind in source.kinds:
+            with Behind(partial(writer.write, kind)) as sink:
+                for batch in ahead(source.read(kind, span, writer.reject)):
+                    if session.stopping():
+                        raise InterruptedError("another range failed")
+                    for usable in digested_or_rejected(kind, batch, writer.reject, source):
+                        sink.put(usable)
+                        states += usable.num_rows if kind is Kind.STATE else 0
+                    meter.add(batch.num_rows, batch.nbytes)
+        # Where every key is a state, what is neither a state nor a reject was gone when it was read.
+        vanished = max(0, len(span) - states - writer.rejects) if source.kinds == (Kind.STATE,) else 0
+        return writer.seal(vanished=vanished)
+
+
+def digested_or_rejected(
+    kind: Kind, batch: pa.RecordBatch, on_reject: OnReject, source: Reader | Store | None
+) -> Iterator[pa.RecordBatch]:
+    """The digested batch of usable rows; others are given another form if the source knows one, or rejected."""
+    usable, unusable = digested(kind, batch)
+    if usable.num_rows:
+        yield usable
+    if not unusable:
+        return
+    salvage = getattr(source, "salvage", None)
+    rows, data = [], []
+    for row, traits in unusable:
+        document = batch.column("data")[row].as_py()
+        other = salvage(document) if salvage is not None else None
+        if other is None:
+            on_reject(_unusable(kind, batch, row, traits))
+        else:
+            rows.append(row)
+            data.append(other)
+    if rows:
+        index = batch.schema.get_field_index("data")
+        again = batch.take(pa.array(rows, pa.int64())).set_column(
+            index, batch.schema.field(index), pa.array(data, pa.binary())
+        )
+        yield from digested_or_rejected(kind, again, on_reject, None)
+
+
+def _unusable(kind: Kind, batch: pa.RecordBatch, row: int, traits: Trait) -> Reject:
+    key = "/".join(batch.column(c)[row].as_py() for c in id_columns(kind))
+    reason, detail = next(text for trait, text in _REASONS.items() if traits & trait)
+    return Reject(kind, key.encode(), batch.column("data")[row].as_py(), PHASE, reason, detail)
+
+
+_REASONS: Final = {
+    Trait.INVALID: ("undecodable", "The document is not JSON in UTF-8."),
+    Trait.TOO_DEEP: ("too_deep", "The document is nested deeper than 254 levels, so it could not be verified."),
+    Trait.NOT_OBJECT: ("not_an_object", "The document is JSON, but not an object."),
+}
+assert UNUSABLE == Trait.INVALID | Trait.TOO_DEEP | Trait.NOT_OBJECT  # noqa: S101 - every unusable trait has a reason

@@ -1,0 +1,161 @@
+"""Import: write staged snapshots to the target, range by range, each batch idempotent, each segment recorded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from agui_pipelines.errors import StagingError
+from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.plan import Plan, is_open
+from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.transform import require_importable, staged, staged_ranges
+from agui_pipelines.ports import BATCH_BYTES, Store, Written
+from agui_pipelines.progress import Meter
+from agui_pipelines.records import Kind, sliced
+from agui_pipelines.staging import Segment, SnapshotReader
+
+PHASE: Final = "import"
+_SEGMENT_PHASE: Final = "import_segment"
+
+
+@dataclass(frozen=True, slots=True)
+class RangeImport:
+    """What an import did in one key range."""
+
+    range: str
+    snapshot_id: str
+    records: int
+    bytes: int
+    inserted: int
+    updated: int
+    unchanged: int
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did in several key ranges."""
+
+    plan_id: str
+    ranges: tuple[RangeImport, ...]
+    seconds: float
+
+    @property
+    def written(self) -> Written:
+        return Written(*(sum(getattr(r, name) for r in self.ranges) for name in ("inserted", "updated", "unchanged")))
+
+    @property
+    def records(self) -> int:
+        return sum(r.records for r in self.ranges)
+
+    @property
+    def bytes(self) -> int:
+        return sum(r.bytes for r in self.ranges)
+
+    @property
+    def rate(self) -> float:
+        """Records per second, of what was not resumed."""
+        done = sum(r.records for r in self.ranges if not r.resumed)
+        return done / self.seconds if self.seconds else 0.0
+
+
+def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport:
+    """Import the named key ranges, which must have been staged.
+
+    Raises `RejectLimitError` or `CollisionError` before anything is written.
+    """
+    snapshots = {name: _require_staged(session, plan, name) for name in ranges}
+    require_importable(session, staged_ranges(session, plan).values())
+    with session.target() as target:
+        target.prepare()
+    meter = session.meter(PHASE, total=sum(s.manifest.records for s in snapshots.values()))
+    resumable = is_open(session, plan.plan_id)
+    reports: dict[str, RangeImport] = {}
+    lock = threading.Lock()
+
+    def one(name: str) -> None:
+        report = _import_range(session, plan, snapshots[name], meter, resumable=resumable)
+        with lock:
+            reports[name] = report
+
+    session.in_parallel(one, ranges)
+    progress = session.conclude(meter, plan.plan_id)
+    return ImportReport(plan.plan_id, tuple(reports[name] for name in ranges), progress.seconds)
+
+
+def _require_staged(session: Session, plan: Plan, name: str) -> SnapshotReader:
+    reader = staged(session, plan, name)
+    if reader is None:
+        raise StagingError(
+            f"The key range {name} has not been staged under the plan {plan.plan_id}.",
+            why="There is nothing to import.",
+            remedy="Materialize its staged snapshot first.",
+        )
+    return reader
+
+
+def _import_range(
+    session: Session, plan: Plan, snapshot: SnapshotReader, meter: Meter, *, resumable: bool
+) -> RangeImport:
+    manifest = snapshot.manifest
+    basis = manifest.snapshot_id
+    done = session.ledger.last(PHASE, plan_id=plan.plan_id, unit=manifest.range, basis=basis) if resumable else None
+    if done is not None:
+        meter.add(manifest.records, manifest.document_bytes)
+        return RangeImport(**{**done.outputs, "resumed": True})
+    written = Written()
+    with session.target() as target:
+        for kind in Kind:
+            for segment in snapshot.segments(kind):
+                written += _import_segment(session, plan, snapshot, segment, target, meter, resumable=resumable)
+    report = RangeImport(
+        manifest.range,
+        manifest.snapshot_id,
+        manifest.records,
+        manifest.document_bytes,
+        written.inserted,
+        written.updated,
+        written.unchanged,
+    )
+    session.ledger.record(Entry(PHASE, plan.plan_id, manifest.range, basis, outputs=asdict(report)))
+    return report
+
+
+def _import_segment(
+    session: Session,
+    plan: Plan,
+    snapshot: SnapshotReader,
+    segment: Segment,
+    target: Store,
+    meter: Meter,
+    *,
+    resumable: bool,
+) -> Written:
+    unit, basis = f"{snapshot.manifest.range}/{segment.path}", snapshot.manifest.snapshot_id
+    ledger = session.ledger
+    done = ledger.last(_SEGMENT_PHASE, plan_id=plan.plan_id, unit=unit, basis=basis) if resumable else None
+    if done is not None:
+        meter.add(segment.records, segment.document_bytes)
+        return Written(**done.outputs)
+    written = Written()
+    for batch in _batches(session, snapshot, segment):
+        if session.stopping():
+            raise InterruptedError("another range failed")
+        written += target.write(Kind(segment.kind), batch)
+        meter.add(batch.num_rows, batch.nbytes)
+    target.flush()
+    if len(snapshot.manifest.segments) > 1:  # otherwise the range's own entry says the same
+        ledger.record(Entry(_SEGMENT_PHASE, plan.plan_id, unit, basis, outputs=asdict(written)))
+    return written
+
+
+def _batches(session: Session, snapshot: SnapshotReader, segment: Segment) -> Iterator[pa.RecordBatch]:
+    size = session.migration.batch_size
+    for batch in snapshot.segment_batches(segment):
+        for start in range(0, batch.num_rows, size):
+            yield from sliced(batch.slice(start, size), BATCH_BYTES)

@@ -1,0 +1,175 @@
+"""Plan: list the source's keys, sort them on disk, and cut them into ranges of equal weight.
+
+A plan is immutable. It is *open* until a validation (or, for a dry run, a preview) has been recorded for it; a run that
+finds an open plan of the same purpose and of an unchanged migration file resumes it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agui_pipelines.errors import RefusedError, SamePlaceError, StagingError
+from agui_pipelines.keyspace import KeyRange, Span, cut, write_catalogue
+from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.session import Session
+from agui_pipelines.ports import Reader, Store
+from agui_pipelines.staging.workspace import Workspace, new_id
+from agui_pipelines.state_manager import StateManager
+
+PHASE: Final = "plan"
+_CLOSING: Final = ("validate", "preview")
+
+Purpose = Literal["migrate", "dry_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is going to move."""
+
+    plan_id: str
+    purpose: Purpose
+    fingerprint: str
+    """Of the migration file; see `Migration.fingerprint`."""
+    source: str
+    target: str
+    source_server: str
+    target_server: str
+    context_id: str
+    """The migration's context in the sense of `StateManager.create_context`."""
+    keys: int
+    ranges: tuple[KeyRange, ...]
+    created_at: str = ""
+    resumed: bool = False
+
+    @property
+    def catalogue(self) -> str:
+        return f"catalogues/{self.plan_id}.parquet"
+
+    def range(self, name: str) -> KeyRange:
+        """Raises `RefusedError` if the plan has no such range."""
+        for key_range in self.ranges:
+            if key_range.name == name:
+                return key_range
+        raise RefusedError(
+            f"The plan {self.plan_id} has no key range '{name}': it has {len(self.ranges)}.",
+            remedy="Make a new plan, or start the ranges that it has.",
+        )
+
+    @contextmanager
+    def span(self, workspace: Workspace, name: str) -> Iterator[Span]:
+        """One range with its keys. Use it in one thread."""
+        with workspace.reading(self.catalogue) as file:
+            yield Span(self.range(name), pq.ParquetFile(file))
+
+
+def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False) -> Plan:
+    """Resume the open plan, or make a new one. `fresh` always makes a new one.
+
+    Raises `ConnectionFailedError` or `StoreError` if either end is not usable, `SamePlaceError` if both are one place.
+    """
+    with session.source() as source, session.target() as target:
+        source_server, target_server = source.ping(), target.ping()
+        target.check()
+        _refuse_same_place(source, target)
+        if not fresh and (existing := _resumable(session, purpose)):
+            return existing
+        plan_id = new_id("plan")
+        keys, ranges = _catalogue(session, source, plan_id)
+        manager = StateManager(target)
+        context_id = manager.create_context("migration", {"migration": True, "source": session.migration.source.type})
+        made = Plan(
+            plan_id=plan_id,
+            purpose=purpose,
+            fingerprint=session.migration.fingerprint,
+            source=source.describe(),
+            target=target.describe(),
+            source_server=source_server,
+            target_server=target_server,
+            context_id=context_id,
+            keys=keys,
+            ranges=tuple(ranges),
+        )
+    return _from_entry(session.ledger.record(Entry(PHASE, plan_id, outputs=_outputs(made))))
+
+
+def current(session: Session) -> Plan:
+    """The newest plan. Raises `StagingError` if there is none or the migration file has changed since."""
+    entry = session.ledger.last(PHASE)
+    if entry is None:
+        raise StagingError(
+            f"Nothing has been planned for '{session.migration.name}' yet.",
+            why="Key ranges exist only once the source's keys have been listed.",
+            remedy="Run the migration, or materialize 'migration_plan' first.",
+        )
+    newest = _from_entry(entry)
+    if newest.fingerprint != session.migration.fingerprint:
+        raise StagingError(
+            f"The migration file has changed since the plan {newest.plan_id} was made.",
+            why="What was exported by that plan may not be what the file now asks for.",
+            remedy="Run the whole migration again, which makes a new plan.",
+        )
+    return newest
+
+
+def is_open(session: Session, plan_id: str) -> bool:
+    """Whether nothing has concluded the plan yet, so that what is finished need not be done again."""
+    return all(session.ledger.last(phase, plan_id=plan_id) is None for phase in _CLOSING)
+
+
+def _resumable(session: Session, purpose: Purpose) -> Plan | None:
+    entry = session.ledger.last(PHASE)
+    if entry is None or not is_open(session, entry.plan_id) or not session.workspace.has(_from_entry(entry).catalogue):
+        return None
+    found = _from_entry(entry, resumed=True)
+    same = found.purpose == purpose and found.fingerprint == session.migration.fingerprint
+    return found if same else None
+
+
+def _catalogue(session: Session, source: Reader, plan_id: str) -> tuple[int, Sequence[KeyRange]]:
+    meter = session.meter(PHASE)
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        for batch in source.keys():  # noqa: SIM118 - a reader is no dict
+            meter.add(batch.num_rows)
+            yield batch
+
+    name = f"catalogues/{plan_id}.parquet"
+    with session.workspace.writing(name) as file:
+        write_catalogue(counted(), file)
+    with session.workspace.reading(name) as file:
+        ranges = cut(file, session.migration.ranges)
+    session.conclude(meter, plan_id)
+    return sum(r.keys for r in ranges), ranges
+
+
+def _refuse_same_place(source: Reader, target: Store) -> None:
+    if source.place().overlaps(target.place()):
+        raise SamePlaceError(
+            f"Source and target are the same place: {target.describe()}.",
+            why="What is written would be read again, and the source would be overwritten.",
+            remedy="Give the target another prefix, database, schema or folder.",
+        )
+
+
+def _outputs(made: Plan) -> dict[str, Any]:
+    values = asdict(made)
+    for key_range in values["ranges"]:
+        for bound in ("lower", "upper"):
+            if key_range[bound] is not None:
+                key_range[bound] = base64.b64encode(key_range[bound]).decode()
+    return values
+
+
+def _from_entry(entry: Entry, *, resumed: bool = False) -> Plan:
+    values = dict(entry.outputs)
+    values["ranges"] = tuple(
+        KeyRange(**{**r, **{b: r[b] and base64.b64decode(r[b]) for b in ("lower", "upper")}}) for r in values["ranges"]
+    )
+    return Plan(**{**values, "created_at": entry.at, "resumed": resumed})

@@ -1,0 +1,99 @@
+"""One migration opened for work: its file, workspace and ledger, its two ends, and who listens to its progress."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from agui_pipelines.ledger import Entry, Ledger
+from agui_pipelines.ports import Reader, Store
+from agui_pipelines.progress import Listener, Meter, Progress, silent
+from agui_pipelines.sources import open_source
+from agui_pipelines.spec import Migration, RedisKeysConfig
+from agui_pipelines.staging import Workspace
+from agui_pipelines.stores import open_store
+
+T = TypeVar("T")
+
+
+def _nothing() -> None:
+    """No heartbeat is wanted."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every phase works with."""
+
+    migration: Migration
+    workspace: Workspace
+    ledger: Ledger
+    listener: Listener = silent
+    heartbeat: Callable[[], None] = _nothing
+    """Called about twice a second, in the calling thread, while workers work."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when the run is to end; workers look at it between batches."""
+
+    @classmethod
+    def open(
+        cls, migration: Migration, listener: Listener = silent, heartbeat: Callable[[], None] = _nothing
+    ) -> Session:
+        workspace = Workspace(migration.workspace_url, migration.name)
+        return cls(migration, workspace, Ledger(workspace), listener, heartbeat)
+
+    @contextmanager
+    def source(self) -> Iterator[Reader]:
+        """The source, on a connection of its own."""
+        config = self.migration.source
+        reader = (
+            open_source(config) if isinstance(config, RedisKeysConfig) else open_store(config, self.migration.folder)
+        )
+        with closing(reader):
+            yield reader
+
+    @contextmanager
+    def target(self) -> Iterator[Store]:
+        """The target, on a connection of its own."""
+        with closing(open_store(self.migration.target, self.migration.folder)) as store:
+            yield store
+
+    def meter(self, phase: str, total: int | None = None) -> Meter:
+        return Meter(phase, self.listener, total)
+
+    def conclude(self, meter: Meter, plan_id: str) -> Progress:
+        """Tell the listener a phase's final figures, and keep its time in the ledger."""
+        progress = meter.finish()
+        outputs = {
+            "records": progress.done,
+            "seconds": round(progress.seconds, 3),
+            "records_per_second": round(progress.rate),
+        }
+        self.ledger.record(Entry("timing", plan_id, meter.phase, outputs=outputs))
+        return progress
+
+    def in_parallel(self, work: Callable[[T], object], items: Iterable[T]) -> None:
+        """Run `work` for each item on `parallelism` threads, in order of the items.
+
+        The first error stops the others at their next batch and is raised when all have ended; so does an interruption of
+        the calling thread. No thread outlives the call.
+        """
+        with ThreadPoolExecutor(self.migration.parallelism, thread_name_prefix="agui") as pool:
+            futures = [pool.submit(work, item) for item in items]
+            try:
+                pending = set(futures)
+                # Waiting with a time limit keeps the main thread open to signals.
+                while pending:
+                    done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    self.heartbeat()
+            except BaseException:
+                self.stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def stopping(self) -> bool:
+        return self.stop.is_set()

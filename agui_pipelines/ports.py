@@ -1,0 +1,220 @@
+"""The seams: what a source, a store and a transform must offer to the phases.
+
+Batches are Arrow record batches of the schemas in `records`, at most `BATCH_BYTES` of documents each (a single larger
+document travels alone). Readers and stores are used by one thread at a time; a phase that works in parallel opens one
+for each worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Final, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+from agui_pipelines.keyspace import Span
+from agui_pipelines.records import Kind, Reject
+
+BATCH_BYTES: Final = 16 * 1024 * 1024
+"""Documents per batch, so that what is in flight is bounded by bytes and not only by count."""
+
+OnReject = Callable[[Reject], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a reader reads or a store writes, precise enough to tell whether two of them are one place.
+
+    `server` identifies the server or file system itself (Redis run id, PostgreSQL system identifier), not the address by
+    which it was reached; `container` what lies within it (database number, schema, real path); `prefix` the literal
+    beginning that all keys of the place share, where it has one.
+    """
+
+    kind: str
+    server: str
+    container: str
+    prefix: str = ""
+
+    def overlaps(self, other: Place) -> bool:
+        """Whether something written to one of the places could be seen in the other."""
+        if (self.kind, self.server, self.container) != (other.kind, other.server, other.container):
+            return False
+        return self.prefix.startswith(other.prefix) or other.prefix.startswith(self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a write did: records that are new, changed, and already there just like that."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: Written) -> Written:
+        return Written(self.inserted + other.inserted, self.updated + other.updated, self.unchanged + other.unchanged)
+
+    @property
+    def total(self) -> int:
+        return self.inserted + self.updated + self.unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row of a batch that a store cannot hold: `reason` is a stable code, `detail` a sentence."""
+
+    row: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What a store says of itself; None where it cannot tell cheaply."""
+
+    states: int
+    versions: int
+    snapshots: int
+    bytes: int | None = None
+    server: str = ""
+    details: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a state, its parts as JSON text; see `records.VERSION`."""
+
+    version_id: str
+    state_id: str
+    timestamp: str
+    data: bytes
+    delta: bytes | None = None
+    metadata: bytes | None = None
+    parent_id: str = ""
+    extra: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One snapshot of a state, its parts as JSON text; see `records.SNAPSHOT`."""
+
+    snapshot_id: str
+    state_id: str
+    timestamp: str
+    data: bytes
+    version_id: str = ""
+    metadata: bytes | None = None
+    extra: bytes | None = None
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Something states can be read from: every source and every store."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of record that can be read here."""
+        ...
+
+    def place(self) -> Place:
+        """Where this is. Connects."""
+        ...
+
+    def describe(self) -> str:
+        """Where this is, for people: never holds a secret. Does not connect."""
+        ...
+
+    def ping(self) -> str:
+        """Connect and return the server's name and version; raises `ConnectionFailedError`."""
+        ...
+
+    def keys(self) -> Iterator[pa.RecordBatch]:
+        """All keys (batches of `keyspace.CATALOGUE`), in any order, possibly with repetitions.
+
+        For a store: every state id that has a state, a version or a snapshot.
+        """
+        ...
+
+    def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
+        """Bare batches of all records of `kind` that belong to the span's keys.
+
+        A key that vanished since the catalogue was made is passed over. What cannot become a record goes to `on_reject`.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Transaction(Protocol):
+    """Single-record writes that become visible together, when the `with` block ends without an error."""
+
+    def set_state(self, state_id: str, document: bytes) -> None: ...
+    def delete_state(self, state_id: str) -> None: ...
+    def save_version(self, version: Version) -> None: ...
+    def save_snapshot(self, snapshot: Snapshot) -> None: ...
+
+
+@runtime_checkable
+class Store(Reader, Protocol):
+    """An AG-UI store: the reading side, batch writing for migrations, and the single-record operations of the reference.
+
+    Documents are JSON text. Every method raises `ConnectionFailedError` or `StoreError`, never a driver's exception.
+    """
+
+    def check(self) -> None:
+        """Connect and see that states could be written; changes nothing. Raises `StoreError` if, say, the schema is missing."""
+        ...
+
+    def prepare(self) -> None:
+        """Create what writing needs (tables, directories) where it is missing."""
+        ...
+
+    def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
+        """The rows of a *digested* batch that this store can never hold. Does not connect."""
+        ...
+
+    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:
+        """How many rows of a batch carry a property that this store has no place for, by property (``expiry`` …)."""
+        ...
+
+    def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
+        """Upsert a batch (bare or digested; at most one row an id), atomically where the backend can. Idempotent."""
+        ...
+
+    def flush(self) -> None:
+        """Return when everything written so far is as durable as this backend makes it."""
+        ...
+
+    def get_state(self, state_id: str) -> bytes | None: ...
+    def set_state(self, state_id: str, document: bytes) -> None: ...
+    def delete_state(self, state_id: str) -> bool:
+        """Delete the state (not its history, as the reference); whether there was one."""
+        ...
+
+    def list_states(self) -> Iterator[str]: ...
+    def get_version(self, state_id: str, version_id: str) -> Version | None: ...
+    def save_version(self, version: Version) -> None: ...
+    def get_version_history(self, state_id: str, limit: int = 0) -> Sequence[Version]:
+        """Newest first; `limit` 0 means all."""
+        ...
+
+    def get_snapshot(self, state_id: str, snapshot_id: str) -> Snapshot | None: ...
+    def save_snapshot(self, snapshot: Snapshot) -> None: ...
+    def list_snapshots(self, state_id: str) -> Sequence[Snapshot]:
+        """Newest first."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[Transaction]: ...
+    def stats(self) -> StoreStats: ...
+
+
+class Transform(Protocol):
+    """One step between exported and staged records; takes and returns bare batches."""
+
+    identity: bool
+    """Whether this step changes nothing at all, so that segments can be referenced instead of copied."""
+    fingerprint: str
+    """Changes when the step would give another result: a range staged with another fingerprint is staged again."""
+
+    def apply(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch: ...

@@ -1,0 +1,104 @@
+"""What assets get handed: one migration, ready to be worked on. Nothing but plain engine objects leaves this module.
+
+In the UI the resource is configured by the name of a migration file. The command line passes a `MigrationRun` of its
+own, which also listens to the progress.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import dagster as dg
+
+from agui_pipelines import spec
+from agui_pipelines.errors import MigrationError
+from agui_pipelines.phases.plan import Plan, Purpose, current
+from agui_pipelines.phases.session import Session
+from agui_pipelines.progress import Listener, Progress, silent
+
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
+
+OBSERVE_SECONDS: Final = 5.0
+"""Each observation costs the event log about 10 ms, so there is one every few seconds and never one a batch."""
+
+
+@dataclass(frozen=True)
+class MigrationRun:
+    """One migration within one Dagster run."""
+
+    migration: spec.Migration
+    dry_run: bool = False
+    fresh: bool = False
+    listener: Listener = silent
+
+    @property
+    def purpose(self) -> Purpose:
+        return "dry_run" if self.dry_run else "migrate"
+
+    @contextmanager
+    def session(self, context: Context) -> Iterator[Session]:
+        """Open the migration for one phase; what goes wrong on purpose becomes a `Failure`."""
+        with reported():
+            observer = _Observer(context, self.listener)
+            yield Session.open(self.migration, observer.hear, observer.emit)
+
+    @contextmanager
+    def planned(self, context: Context) -> Iterator[tuple[Session, Plan]]:
+        """Like `session`, with the newest plan."""
+        with self.session(context) as session:
+            yield session, current(session)
+
+
+class MigrationFile(dg.ConfigurableResource[MigrationRun]):
+    """The migration file that a run works on; empty means ``AGUI_MIGRATION``, then ``migration.yaml``."""
+
+    migration_file: str = ""
+    fresh: bool = False
+    """Start over instead of resuming what an interrupted run has left."""
+    dry_run: bool = False
+
+    def create_resource(self, context: dg.InitResourceContext) -> MigrationRun:  # noqa: ARG002 - the factory's signature
+        with reported():
+            return MigrationRun(spec.load(self.migration_file or None), dry_run=self.dry_run, fresh=self.fresh)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn a `MigrationError` into a Dagster `Failure`, retried only if trying again can help."""
+    try:
+        yield
+    except MigrationError as error:
+        metadata = {"error": type(error).__name__, "why": error.why, "remedy": error.remedy}
+        raise dg.Failure(
+            description=str(error),
+            metadata={name: value for name, value in metadata.items() if value},
+            allow_retries=error.transient,
+        ) from error
+
+
+class _Observer:
+    """Passes progress on, and emits it as asset observations from the step's own thread."""
+
+    def __init__(self, context: Context, listener: Listener) -> None:
+        self._context = context
+        self._listener: Callable[[Progress], None] = listener
+        self._latest: Progress | None = None
+        self._next = time.monotonic() + OBSERVE_SECONDS
+
+    def hear(self, progress: Progress) -> None:
+        self._latest = progress
+        self._listener(progress)
+
+    def emit(self) -> None:
+        latest = self._latest
+        if latest is None or time.monotonic() < self._next or not isinstance(self._context, dg.AssetExecutionContext):
+            return
+        self._next = time.monotonic() + OBSERVE_SECONDS
+        metadata = {"records": latest.done, "bytes": latest.bytes, "records_per_second": round(latest.rate)}
+        if latest.total is not None:
+            metadata["records_total"] = latest.total
+        self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metadata))

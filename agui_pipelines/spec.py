@@ -1,0 +1,356 @@
+"""The migration file: one YAML (or JSON) that describes a migration, and the AG-UI StorageConfig keys within it.
+
+``${NAME}`` references to environment variables are resolved in memory only. What is stored, printed and fingerprinted is
+the text with the references in it, with passwords that somebody wrote out literally struck from it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import orjson
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from agui_pipelines.errors import MissingVariableError, SpecError
+from agui_pipelines.keyspace import MAX_RANGES
+
+DEFAULT_FILE: Final = "migration.yaml"
+FILE_VARIABLE: Final = "AGUI_MIGRATION"
+
+_REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_FLAT_DIALECT: Final = frozenset(
+    {
+        *("StorageBackend", "Path", "Compression", "ConnectionURL", "Database", "Password", "PoolSize", "MinIdleConns"),
+        *("KeyPrefix", "MaxOpenConns", "SchemaName", "SSLMode", "ReadTimeout", "WriteTimeout", "FilePerms"),
+    }
+)
+
+
+def _duration(value: object) -> object:
+    """Seconds, from ``"1m30s"`` or, as Go writes durations, an integer of nanoseconds."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return value
+    if isinstance(value, int):
+        return value / 1e9
+    parts = _DURATION.findall(value)
+    if not parts or "".join(number + unit for number, unit in parts) != value.strip():
+        raise ValueError(f"{value!r} is not a duration; write it like '30s', '1m30s', '500ms', or as nanoseconds")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def _file_mode(value: object) -> object:
+    """Permission bits, from an octal string (``"0600"``) or, as Go writes them, a decimal integer (``384``)."""
+    if isinstance(value, str):
+        try:
+            return int(value, 8)
+        except ValueError:
+            raise ValueError(f"{value!r} is not an octal file mode such as '0600'") from None
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+FileMode = Annotated[int, BeforeValidator(_file_mode), Field(ge=0, le=0o7777)]
+
+
+class Section(BaseModel):
+    """Part of a migration file. Unknown keys are refused, with the nearest valid one named."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_keys(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        for key in values:
+            if key not in known:
+                raise ValueError(_unknown_key(str(key), known))
+        return values
+
+
+def _unknown_key(key: str, known: set[str]) -> str:
+    if key in _FLAT_DIALECT:
+        return (
+            f"the key '{key}' belongs to the flat configuration dialect (format 2.0); "
+            "write the nested keys of format 2.1 (type, connection_url, redis_options, …) instead"
+        )
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(sorted(known))}"
+    return f"unknown key '{key}'; {hint}"
+
+
+class RedisOptions(Section):
+    """``redis_options`` of StorageConfig."""
+
+    pool_size: int = 10
+    min_idle_conns: int = 5
+    max_retries: int = 3
+    password: SecretStr | None = None
+    db: int = Field(0, ge=0)
+    key_prefix: str = "ag-ui:state:"
+    enable_tls: bool = False
+    compression_type: str | None = None
+
+
+class PostgresOptions(Section):
+    """``postgresql_options`` of StorageConfig."""
+
+    ssl_mode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    application_name: str = "ag-ui-state"
+    statement_timeout: Duration = 30.0
+    enable_partitioning: bool = False
+    compression_type: str | None = None
+
+
+class FileOptions(Section):
+    """``file_options`` of StorageConfig."""
+
+    base_dir: Path = Path("/var/lib/ag-ui/state")
+    enable_sharding: bool = True
+    shard_count: int = Field(16, ge=1)
+    file_mode: FileMode = 0o600
+    enable_backups: bool = True
+    backup_count: int = Field(5, ge=0)
+    compression_type: str | None = None
+    durable: bool = True
+    """Ours: whether `flush` waits until the files are on disk."""
+
+
+class _Storage(Section):
+    """The keys that StorageConfig has for every backend."""
+
+    connect_timeout: Duration = 30.0
+    read_timeout: Duration = 10.0
+    write_timeout: Duration = 10.0
+    idle_timeout: Duration = 300.0
+    max_connections: int = Field(10, ge=1)
+    max_retries: int = Field(3, ge=0)
+    compression: bool | str | None = None
+
+
+class RedisConfig(_Storage):
+    """An AG-UI store on Redis."""
+
+    type: Literal["redis"]
+    connection_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    database: str | int | None = None
+    schema_: str | None = Field(None, alias="schema")
+    redis_options: RedisOptions = RedisOptions()
+
+
+class PostgresConfig(_Storage):
+    """An AG-UI store on PostgreSQL."""
+
+    type: Literal["postgresql"]
+    connection_url: SecretStr
+    database: str | None = None
+    schema_: str = Field("public", alias="schema")
+    postgresql_options: PostgresOptions = PostgresOptions()
+
+
+class FileConfig(_Storage):
+    """An AG-UI store in files."""
+
+    type: Literal["file"]
+    connection_url: SecretStr | None = None
+    database: str | None = None
+    schema_: str | None = Field(None, alias="schema")
+    file_options: FileOptions = FileOptions()
+
+
+class RedisKeysConfig(_Storage):
+    """Any Redis: every string key that matches is a state."""
+
+    type: Literal["redis_keys"]
+    connection_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    match: str = "*"
+    redis_options: RedisOptions = RedisOptions()
+
+
+TargetConfig = RedisConfig | PostgresConfig | FileConfig
+SourceConfig = RedisConfig | PostgresConfig | FileConfig | RedisKeysConfig
+
+ALIASES: Final = {"postgres": "postgresql"}
+
+
+def _with_canonical_type(value: Any) -> Any:
+    if isinstance(value, Mapping) and value.get("type") in ALIASES:
+        return {**value, "type": ALIASES[value["type"]]}
+    return value
+
+
+class Limits(Section):
+    """What a migration may cost before it is stopped."""
+
+    max_rejects: int = Field(0, ge=0)
+    """Records that may be rejected, over all ranges, before the import is refused."""
+
+
+class Migration(Section):
+    """A migration file with its references resolved; lives in memory only."""
+
+    DIRECTORY_KEYS: ClassVar = ("workspace",)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    source: Annotated[SourceConfig, Discriminator("type"), BeforeValidator(_with_canonical_type)]
+    target: Annotated[TargetConfig, Discriminator("type"), BeforeValidator(_with_canonical_type)]
+    transforms: tuple[str | dict[str, Any], ...] = ()
+    batch_size: int = Field(1000, ge=1, le=100_000)
+    """Records per write to the target, where the target writes in batches of a fixed size."""
+    ranges: int = Field(16, ge=1, le=MAX_RANGES)
+    parallelism: int = Field(2, ge=1, le=64)
+    """Ranges that are imported at the same time; each takes a connection of its own."""
+    limits: Limits = Limits()
+    workspace: str = ".agui"
+
+    _text: dict[str, Any] = {}
+    _folder: Path = Path()
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The file as it was written, references unresolved, literal passwords struck out: safe to store and to print."""
+        return self._text
+
+    @property
+    def folder(self) -> Path:
+        """Where the file lies; user modules named by it are found there."""
+        return self._folder
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies what decides the result of a migration (not, say, its parallelism), 16 hex digits."""
+        decisive = {k: v for k, v in self.text.items() if k not in ("batch_size", "parallelism", "limits", "workspace")}
+        return hashlib.sha256(orjson.dumps(decisive, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+    @property
+    def workspace_url(self) -> str:
+        """The workspace as a URL or an absolute path; a relative path counts from the folder of the file."""
+        return self.workspace if "://" in self.workspace else str(self.folder / self.workspace)
+
+
+def load(path: str | Path | None = None) -> Migration:
+    """Read a migration file: `path`, else ``AGUI_MIGRATION``, else ``migration.yaml`` in the current folder.
+
+    Raises `SpecError` with one sentence that names the file and the key.
+    """
+    file = Path(path or os.environ.get(FILE_VARIABLE) or DEFAULT_FILE).expanduser()
+    return parse(read_mapping(file, what="migration file"), folder=file.resolve().parent, origin=str(file))
+
+
+def parse(text: Mapping[str, Any], *, folder: Path | None = None, origin: str = "migration") -> Migration:
+    """Validate an already loaded migration. `folder` is what relative paths count from (default: the current one)."""
+    resolved = _resolved(dict(text), origin, ())
+    try:
+        migration = Migration.model_validate(resolved)
+    except ValidationError as error:
+        raise SpecError(f"{origin}: {_first_problem(error)}.", remedy="Nothing was done.") from None
+    object.__setattr__(migration, "_text", _struck(dict(text)))
+    object.__setattr__(migration, "_folder", (folder or Path.cwd()).resolve())
+    return migration
+
+
+def read_mapping(file: Path, *, what: str) -> dict[str, Any]:
+    """A YAML or JSON file that holds a mapping. Raises `SpecError`."""
+    try:
+        value = yaml.safe_load(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise SpecError(
+            f"The {what} {file} does not exist.",
+            remedy=f"Name one, or set {FILE_VARIABLE}." if "migration" in what else "",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"The {what} {file} cannot be read: {_reason(error)}.") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"The {what} {file} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(value, dict):
+        raise SpecError(f"The {what} {file} holds no mapping of keys to values, so there is nothing to read from it.")
+    return value
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _resolved(value: Any, origin: str, path: tuple[str, ...]) -> Any:
+    """A copy with every ``${NAME}`` replaced from the environment."""
+    if isinstance(value, Mapping):
+        return {key: _resolved(item, origin, (*path, str(key))) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item, origin, (*path, str(i))) for i, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise MissingVariableError(
+                f"{origin}: '{'.'.join(path)}' refers to the environment variable {name}, which is not set.",
+                remedy=f"Set it, for example: export {name}=…",
+            )
+        return os.environ[name]
+
+    return _REFERENCE.sub(replace, value)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"] if str(part) not in _TAGS)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "union_tag_invalid":
+        known = ", ".join(sorted({*str(first["ctx"]["expected_tags"]).replace("'", "").split(", "), "postgres"}))
+        message = f"unknown type '{first['ctx']['tag']}'; known types: {known}"
+    elif first["type"] == "union_tag_not_found":
+        message = "the key 'type' is missing"
+    elif first["type"] == "missing":
+        message = "this key is required, and missing"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where + ': ' if where else ''}{message}{more}"
+
+
+_TAGS: Final = frozenset({"redis", "postgresql", "file", "redis_keys"})
+
+
+def _struck(value: Any, key: str = "") -> Any:
+    """A copy of unresolved text without literal passwords."""
+    if isinstance(value, Mapping):
+        return {k: _struck(item, str(k)) for k, item in value.items()}
+    if isinstance(value, list):
+        return [_struck(item) for item in value]
+    if not isinstance(value, str) or _REFERENCE.fullmatch(value):
+        return value
+    if "password" in key.lower():
+        return "***"
+    return redacted(value) if "://" in value else value
+
+
+def redacted(url: str) -> str:
+    """A URL without its password, for people."""
+    try:
+        parts = urlsplit(url)
+        if parts.password is None:
+            return url
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "***"
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

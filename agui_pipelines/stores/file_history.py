@@ -1,0 +1,274 @@
+"""To which state a version or snapshot file belongs.
+
+Files of our own say so (``StateID``); those of the reference do not, and its history returns every version of a shard.
+Each file is given to a state by the first of these rules that tells (store-format.md, section 2):
+
+1. its member ``StateID``, else ``Metadata.state_id``;
+2. its shard has one state only;
+3. the chain of ``ParentID`` (of a snapshot: its ``Version``) connects it to a version whose state is known;
+4. its ``State`` equals exactly one head document of the shard; what its chain connects to it goes with it.
+
+The rules look at one folder at a time, as the reference keeps everything of a state in folders of the same name. What
+no rule tells is kept and reported by name.
+
+Memory: while a folder is looked at, about 500 bytes for each of its files; afterwards some 40 bytes for each history
+file of the store and 250 for each state that has any. A million files so take 60 to 300 MB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+import orjson
+
+from agui_pipelines import documents
+from agui_pipelines.canonical import digest
+from agui_pipelines.records import Kind
+from agui_pipelines.stores.bodies import (
+    SnapshotParts,
+    VersionParts,
+    nanoseconds,
+    snapshot_parts,
+    split_state_id,
+    version_parts,
+)
+from agui_pipelines.stores.file_content import UnreadableError, read
+from agui_pipelines.stores.file_layout import SUFFIX, Layout
+
+Parts = VersionParts | SnapshotParts
+
+HISTORY: Final = (Kind.VERSION, Kind.SNAPSHOT)
+_NAMES: Final = b"/"
+"""Between the names of a state's files; no name can hold it."""
+
+
+class Odd(NamedTuple):
+    """A history file that cannot become a record of any state."""
+
+    kind: Kind
+    key: bytes
+    path: bytes
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class FolderHistory:
+    """Whose the history files of one folder are."""
+
+    owned: Mapping[Kind, Mapping[bytes, bytes]]
+    odd: tuple[Odd, ...]
+
+    def keys(self, kind: Kind, state: bytes) -> list[bytes]:
+        """The ids of the versions or snapshots of a state, as their file names have them."""
+        names = self.owned[kind].get(state)
+        return [] if names is None else names.split(_NAMES)
+
+
+class Record(NamedTuple):
+    """A history file that could be read: its parts without our ``StateID``, and the state it names itself, if any."""
+
+    parts: Parts
+    state_id: str | None
+
+
+def read_record(layout: Layout, kind: Kind, path: bytes, key: bytes) -> Record | None:
+    """Read a history file; None if it has vanished. Raises `UnreadableError` if it is no record of that id."""
+    content = read(path, layout.base)
+    if content is None:
+        return None
+    try:
+        record = _parsed(kind, content.data)
+    except (ValueError, ArithmeticError, RecursionError) as error:  # the latter two: a number or depth beyond reading
+        detail = f"{os.fsdecode(path)} is no {kind} record: {error}."
+        raise UnreadableError("undecodable", detail, content.data) from error
+    id_ = record_id(record.parts)
+    if id_.encode() != key:
+        detail = f"{os.fsdecode(path)} holds the {kind} {id_!r}: its name and its content disagree."
+        raise UnreadableError("id_mismatch", detail, content.data)
+    return record
+
+
+def record_id(parts: Parts) -> str:
+    return parts.version_id if isinstance(parts, VersionParts) else parts.snapshot_id
+
+
+def _parsed(kind: Kind, body: bytes) -> Record:
+    parts = version_parts(body) if kind is Kind.VERSION else snapshot_parts(body)
+    state_id, extra = split_state_id(parts.extra)
+    if state_id is None:
+        return Record(parts, _from_metadata(parts.metadata))
+    return Record(replace(parts, extra=extra), state_id)
+
+
+def _from_metadata(metadata: bytes | None) -> str | None:
+    if metadata is None or b"state_id" not in metadata or not metadata.lstrip().startswith(b"{"):
+        return None
+    raw = documents.members(metadata).get("state_id", b"")
+    return str(orjson.loads(raw)) if raw.startswith(b'"') else None
+
+
+@dataclass(slots=True)
+class _Loose:
+    """A history file that does not say whose it is."""
+
+    kind: Kind
+    key: bytes
+    id: str
+    link: str
+    """The version that it follows or was made of; empty if none."""
+    instant: int
+    canonical: bytes
+
+
+@dataclass(slots=True)
+class _Attribution:
+    """The files of one folder while they are being given to their states."""
+
+    layout: Layout
+    folder: bytes
+    owned: dict[Kind, defaultdict[bytes, list[bytes]]] = field(
+        default_factory=lambda: {kind: defaultdict(list) for kind in HISTORY}
+    )
+    odd: list[Odd] = field(default_factory=list)
+    loose: list[_Loose] = field(default_factory=list)
+    owner_of: dict[str, bytes] = field(default_factory=dict)
+    """The states of versions, by version id."""
+    parents: list[tuple[str, bytes]] = field(default_factory=list)
+    """Version ids that attributed versions name as their parents, and the state."""
+
+    def run(self) -> FolderHistory:
+        for kind in HISTORY:
+            self._sort_out(kind)
+        if self.loose:
+            self._attribute()
+        owned = {kind: {state: _NAMES.join(keys) for state, keys in self.owned[kind].items()} for kind in HISTORY}
+        return FolderHistory(owned, tuple(self.odd))
+
+    def _sort_out(self, kind: Kind) -> None:
+        """Rule 1; what it does not tell goes to `loose`."""
+        for entry in self.layout.entries(kind, self.folder):
+            key = entry.name[: -len(SUFFIX)]
+            try:
+                record = read_record(self.layout, kind, entry.path, key)
+            except UnreadableError as error:
+                self.odd.append(Odd(kind, key, entry.path, error.reason, error.detail))
+                continue
+            if record is None:
+                continue
+            parts = record.parts
+            link = parts.parent_id if isinstance(parts, VersionParts) else parts.version_id
+            if record.state_id is None:
+                canonical = digest(parts.data).canonical
+                self.loose.append(_Loose(kind, key, record_id(parts), link, instant(parts.timestamp), canonical))
+                continue
+            state = record.state_id.encode()
+            self.owned[kind][state].append(key)
+            if link and kind is Kind.VERSION:
+                self.parents.append((link, state))
+
+    def _attribute(self) -> None:
+        heads = list(self.layout.keys(Kind.STATE, self.folder))
+        named = {state for kind in HISTORY for state in self.owned[kind]}
+        if len(heads) == 1 and named <= set(heads):
+            for item in self.loose:
+                self.owned[item.kind][heads[0]].append(item.key)
+            return
+        for state, keys in self.owned[Kind.VERSION].items():
+            self.owner_of.update((key.decode(), state) for key in keys)
+        versions = {item.id: item for item in self.loose if item.kind is Kind.VERSION}
+        snapshots = [item for item in self.loose if item.kind is Kind.SNAPSHOT]
+        self._follow_chains(versions)
+        by_document = self._by_document(heads) if versions or snapshots else {}
+        self._compare_with_heads(versions, by_document)
+        for item in snapshots:
+            self._settle_snapshot(item, by_document)
+
+    def _follow_chains(self, versions: dict[str, _Loose]) -> None:
+        """Rule 3, from both ends: to the parents of attributed versions, and to the children of attributed ones."""
+        known = [(parent, state) for parent, state in self.parents if parent in versions]
+        known += [(item.id, self.owner_of[item.link]) for item in versions.values() if item.link in self.owner_of]
+        children = _children(versions.values())
+        for id_, state in known:
+            self._spread(id_, state, versions, children)
+
+    def _spread(
+        self, start: str, state: bytes, versions: dict[str, _Loose], children: Mapping[str, Iterable[str]]
+    ) -> None:
+        """Give a version, and all that the chain connects to it, to a state; takes them out of `versions`."""
+        pending = [start]
+        while pending:
+            id_ = pending.pop()
+            item = versions.pop(id_, None)
+            if item is None:
+                continue
+            self.owner_of[id_] = state
+            self.owned[Kind.VERSION][state].append(item.key)
+            pending.append(item.link)
+            pending.extend(children.get(id_, ()))
+
+    def _compare_with_heads(self, versions: dict[str, _Loose], states: Mapping[bytes, bytes]) -> None:
+        """Rule 4, newest first: an old version may well equal some other state's document, say, when both are empty."""
+        children = _children(versions.values())
+        for item in sorted(versions.values(), key=lambda v: (v.instant, v.id), reverse=True):
+            state = states.get(item.canonical)
+            if state is not None and item.id in versions:
+                self._spread(item.id, state, versions, children)
+        for item in versions.values():
+            self._unattributed(item)
+
+    def _settle_snapshot(self, item: _Loose, states: Mapping[bytes, bytes]) -> None:
+        state = self.owner_of.get(item.link, states.get(item.canonical))
+        if state is None:
+            self._unattributed(item)
+        else:
+            self.owned[Kind.SNAPSHOT][state].append(item.key)
+
+    def _by_document(self, heads: Iterable[bytes]) -> dict[bytes, bytes]:
+        """States by the canonical digest of their documents, where no other state of the folder has the same."""
+        states: dict[bytes, bytes] = {}
+        repeated: set[bytes] = set()
+        for head in heads:
+            canonical = self._head_digest(head)
+            if canonical in states:
+                repeated.add(canonical)
+            elif canonical:
+                states[canonical] = head
+        return {canonical: state for canonical, state in states.items() if canonical not in repeated}
+
+    def _head_digest(self, head: bytes) -> bytes:
+        try:
+            content = read(self.layout.path(Kind.STATE, self.folder, head), self.layout.base)
+        except UnreadableError:
+            return b""
+        return digest(content.data).canonical if content else b""
+
+    def _unattributed(self, item: _Loose) -> None:
+        path = self.layout.path(item.kind, self.folder, item.key)
+        detail = f"Nothing tells to which state the {item.kind} file {os.fsdecode(path)} belongs."
+        self.odd.append(Odd(item.kind, item.key, path, "unattributed", detail))
+
+
+def attribute(layout: Layout, folder: bytes) -> FolderHistory:
+    """Read all history files of a folder and tell whose they are."""
+    return _Attribution(layout, folder).run()
+
+
+def _children(versions: Iterable[_Loose]) -> Mapping[str, list[str]]:
+    children: defaultdict[str, list[str]] = defaultdict(list)
+    for item in versions:
+        if item.link:
+            children[item.link].append(item.id)
+    return children
+
+
+def instant(timestamp: str) -> int:
+    """Nanoseconds since the epoch for sorting; what is no time counts as older than all."""
+    try:
+        return nanoseconds(timestamp)
+    except ValueError:
+        return -(1 << 100)

@@ -1,0 +1,170 @@
+"""Where the file store keeps what: shards, file names, and the folders below its base (store-format.md, section 2).
+
+Ids need not be text that the locale can express, so every path here is bytes.
+"""
+# ruff: noqa: PTH108, PTH112, PTH121 - pathlib does not take bytes
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from agui_pipelines.errors import StoreError
+from agui_pipelines.records import Kind
+
+TREES: Final = {Kind.STATE: b"states", Kind.VERSION: b"versions", Kind.SNAPSHOT: b"snapshots"}
+SUFFIX: Final = b".json"
+BACKUP: Final = b".backup"
+"""Follows the name of a state's file; that file holds the one previous content."""
+
+ASIDE: Final = b".agui-"
+"""How the names of files begin that are being written. They do not end in `SUFFIX`, so they pass for no record."""
+
+NAME_MAX: Final = 255
+"""Bytes in a file name, on every file system that matters."""
+
+_SHARD: Final = b"shard_"
+_CHUNK: Final = 64
+_WRAP: Final = 1 << 64
+_SURROGATES: Final = range(0xD800, 0xE000)
+_REPLACEMENT: Final = 0xFFFD
+
+
+def shard(state_id: str, count: int) -> int:
+    """The shard of a state: ``h = h*31 + code point`` in a signed 64-bit integer, then ``abs(h % count)`` as in Go.
+
+    Surrogates stand for bytes that are not UTF-8, as `os.fsdecode` makes them, and count as U+FFFD each.
+    """
+    points: Iterable[int] = state_id.encode() if state_id.isascii() else map(_code_point, state_id)
+    value = 0
+    for i, point in enumerate(points, 1):
+        value = value * 31 + point
+        if not i % _CHUNK:  # wrapping at every step would cost more than the longer integers do
+            value %= _WRAP
+    value %= _WRAP
+    # Go's remainder takes the sign of the dividend, and abs drops it.
+    return (value if value < _WRAP // 2 else _WRAP - value) % count
+
+
+def _code_point(character: str) -> int:
+    point = ord(character)
+    return _REPLACEMENT if point in _SURROGATES else point
+
+
+def as_text(key: bytes) -> str:
+    """An id as text, whatever bytes it holds; for `shard` and for messages, not for records."""
+    return key.decode("utf-8", "surrogateescape")
+
+
+def name_problem(id_: str, *, reserve: int = 0) -> tuple[str, str] | None:
+    """Why an id cannot name a file, as a stable code and a sentence, or None if it can.
+
+    `reserve` is how many bytes must be left for what follows ``<id>.json``.
+    """
+    try:
+        name = id_.encode()
+    except UnicodeEncodeError:
+        return "unsafe_id", f"The id {id_!r} holds a lone surrogate, so it has no UTF-8 form."
+    if b"/" in name or b"\0" in name or name in (b".", b".."):
+        return "unsafe_id", f"The id {id_!r} is no safe file name: it is '.' or '..', or holds '/' or NUL."
+    longest = NAME_MAX - len(SUFFIX) - reserve
+    if len(name) > longest:
+        return "id_too_long", f"The id {id_[:40]!r}… has {len(name):,} bytes; as a file name it may have {longest}."
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders of one store. `base` is a real path; `shards` is 0 where the trees have no shard folders."""
+
+    base: bytes
+    shards: int
+
+    def folder(self, state_id: str) -> bytes:
+        """The folder within each tree in which everything of a state belongs; empty for the tree itself."""
+        return _SHARD + str(shard(state_id, self.shards)).encode() if self.shards else b""
+
+    def tree(self, kind: Kind, folder: bytes = b"") -> bytes:
+        """The path of a tree, or of a folder in it."""
+        tree = self.base + b"/" + TREES[kind]
+        return tree + b"/" + folder if folder else tree
+
+    def path(self, kind: Kind, folder: bytes, key: bytes) -> bytes:
+        """The path of the file of a record."""
+        return self.tree(kind, folder) + b"/" + key + SUFFIX
+
+    def state_paths(self, state_id: str) -> list[bytes]:
+        """Where the file of a state can lie: first where it belongs, then in every other folder that exists."""
+        folders = dict.fromkeys([self.folder(state_id), *self.folders(Kind.STATE)])
+        return [self.path(Kind.STATE, folder, state_id.encode()) for folder in folders]
+
+    def folders(self, kind: Kind) -> list[bytes]:
+        """The folders of a tree that exist, whether or not the configured layout has them, the tree itself first.
+
+        Raises `StoreError` for one that is a symbolic link out of the base.
+        """
+        tree = self.tree(kind)
+        try:
+            with os.scandir(tree) as entries:
+                shards = sorted(e.name for e in entries if e.name.startswith(_SHARD) and e.is_dir())
+        except FileNotFoundError:
+            return []
+        for path in (tree, *(tree + b"/" + name for name in shards)):
+            self.refuse_outside(path)
+        return [b"", *shards]
+
+    def refuse_outside(self, path: bytes) -> None:
+        """Raises `StoreError` if a folder, by way of symbolic links, does not lie in the base."""
+        target = os.path.realpath(path)
+        if os.path.commonpath((self.base, target)) != self.base:
+            raise StoreError(
+                f"The folder {os.fsdecode(path)} is a symbolic link to {os.fsdecode(target)}.",
+                why="It leads out of the store's base_dir, and nothing outside of that is read or written.",
+                remedy="Mount that folder in its place, or move it there.",
+            )
+
+    def entries(self, kind: Kind, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+        """What may be records in a folder: files and symbolic links that are named like one."""
+        try:
+            with os.scandir(self.tree(kind, folder)) as entries:
+                for entry in entries:
+                    if entry.name.endswith(SUFFIX) and (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                        yield entry
+        except FileNotFoundError:
+            return
+
+    def keys(self, kind: Kind, folder: bytes) -> Iterator[bytes]:
+        """The ids of the records in a folder, as the file names have them."""
+        for entry in self.entries(kind, folder):
+            yield entry.name[: -len(SUFFIX)]
+
+    def strays(self, folder: bytes) -> tuple[bytes, ...]:
+        """The ids of the states in `folder` that belong into another one."""
+        if self.shards == 0 and not folder:
+            return ()
+        return tuple(key for key in self.keys(Kind.STATE, folder) if self.folder(as_text(key)) != folder)
+
+    def folds_case(self) -> bool | None:
+        """Whether names that differ in case only are one for the file system; None while there is no folder to ask."""
+        try:
+            return os.path.samefile(self.tree(Kind.STATE), self.base + b"/" + TREES[Kind.STATE].upper())
+        except FileNotFoundError:
+            return False if os.path.isdir(self.tree(Kind.STATE)) else None
+
+    def remove_leftovers(self, *, before_ns: int) -> None:
+        """Remove files that were being written when a process ended, where that was before a moment."""
+        for kind in TREES:
+            for folder in self.folders(kind):
+                with os.scandir(self.tree(kind, folder)) as entries:
+                    old = [e.path for e in entries if e.name.startswith(ASIDE) and _is_older(e, before_ns)]
+                for path in old:
+                    os.unlink(path)
+
+
+def _is_older(entry: os.DirEntry[bytes], moment_ns: int) -> bool:
+    """Whether a file was last touched before a moment; by its ctime, as the mtime is that of the record."""
+    info = entry.stat(follow_symlinks=False)
+    return stat.S_ISREG(info.st_mode) and info.st_ctime_ns < moment_ns and not entry.name.endswith(SUFFIX)

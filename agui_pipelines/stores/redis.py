@@ -1,0 +1,307 @@
+"""An AG-UI store on Redis or Valkey."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+import hiredis
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agui_pipelines.drivers.redis import Burst, RedisWire, glob_escaped
+from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, state_batch
+from agui_pipelines.errors import StoreError
+from agui_pipelines.keyspace import CATALOGUE, Span
+from agui_pipelines.ports import (
+    BATCH_BYTES,
+    OnReject,
+    Place,
+    Refusal,
+    Snapshot,
+    StoreStats,
+    Transaction,
+    Version,
+    Written,
+)
+from agui_pipelines.records import SCHEMAS, Kind, Reject
+from agui_pipelines.spec import RedisConfig
+from agui_pipelines.stores.bodies import ZERO_TIME, nanoseconds
+from agui_pipelines.stores.redis_history import HistoryReader
+from agui_pipelines.stores.redis_layout import (
+    MAX_VALUE_BYTES,
+    RECORD_ID,
+    Layout,
+    Owned,
+    key_bytes,
+    key_text,
+    snapshot_of,
+    version_of,
+)
+from agui_pipelines.stores.redis_writing import Buffered, Rows, put, put_history, saving
+
+_OLDEST: Final = (6, 2)
+"""The first Redis that sets an absolute expiry together with the value."""
+
+R = TypeVar("R", Version, Snapshot)
+
+
+class RedisStore:
+    """The store whose keys begin with ``redis_options.key_prefix``; connects when it is first used.
+
+    Bodies that no sorted set names (the format cannot tell whose they are without looking into every key) are not found
+    by `read`. The single-record operations take and give ids that are not UTF-8 with their bytes as lone surrogates.
+    """
+
+    def __init__(self, config: RedisConfig) -> None:
+        self._wire = RedisWire(config)
+        self._prefix = config.redis_options.key_prefix
+        self._layout = Layout(key_bytes(self._prefix))
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return (Kind.STATE, Kind.VERSION, Kind.SNAPSHOT)
+
+    def place(self) -> Place:
+        """The server is known by its run id, or by its address if it does not tell."""
+        return Place("redis", self._wire.server.run_id or self._wire.address, str(self._wire.database), self._prefix)
+
+    def describe(self) -> str:
+        return f"{self._wire.url}, keys {self._prefix}*"
+
+    def ping(self) -> str:
+        server = self._wire.server
+        self._wire.call(b"PING")
+        return f"{server.name} {server.version}".strip()
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def keys(self) -> Iterator[pa.RecordBatch]:
+        families = self._layout.families
+        for page in self._wire.scan(glob_escaped(self._layout.prefix) + b"*"):
+            ids = [key[len(family) :] for family in families for key in page if key.startswith(family)]
+            if ids:
+                yield pa.RecordBatch.from_arrays([pa.array(ids, pa.binary()), pa.repeat(1, len(ids))], schema=CATALOGUE)
+
+    def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
+        if kind is Kind.STATE:
+            return self._read_states(span, on_reject)
+        return HistoryReader(self._wire, self._layout, kind, on_reject).read(span.keys(BATCH_KEYS))
+
+    def _read_states(self, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
+        def reject(id_: bytes, raw: bytes | None, reason: str, detail: str) -> None:
+            on_reject(Reject(Kind.STATE, id_, raw, "export", reason, detail))
+
+        reader: StringReader[bytes] = StringReader(
+            self._wire, self._layout.states, expiries=True, max_bytes=BATCH_BYTES
+        )
+        for found in reader.read(span.keys(BATCH_KEYS)):
+            for id_, type_ in found.others:
+                reject(id_, None, "wrong_type", f"The key of the state holds a {type_}, not a string.")
+            batch = state_batch(found, lambda id_, raw: reject(id_, raw, "id_not_utf8", "The id is not UTF-8 text."))
+            if batch.num_rows:
+                yield batch
+
+    def check(self) -> None:
+        """Connect and try the permissions on a key that does not exist. Raises `StoreError`."""
+        server = self._wire.server
+        if server.role == "replica":
+            raise StoreError(
+                f"Redis at {self._wire.address} is a replica.",
+                why="What is written to a replica is lost when it next resynchronises, if it is taken at all.",
+                remedy="Name its primary in connection_url.",
+            )
+        if server.compatible and server.compatible < _OLDEST:
+            raise StoreError(
+                f"Redis at {self._wire.address} is version {server.version}.",
+                why="Versions before 6.2 cannot set an expiry together with the value.",
+                remedy="Upgrade it.",
+            )
+        absent = self._layout.state(uuid.uuid4().hex.encode())
+        burst = Burst()
+        burst.add(b"EXISTS", absent)
+        burst.add(b"MGET", absent)
+        burst.add(b"DEL", absent)
+        burst.add(b"SET", absent, b"", b"XX")
+        burst.add(b"ZADD", absent, b"XX", 0, b"")
+        self._wire.run(burst)
+        self._require_permission(b"MSET", absent, b"")
+
+    def _require_permission(self, *command: bytes) -> None:
+        """Ask whether we may run a command that cannot be tried without doing it. Not every user may ask."""
+        user, *_ = self._wire.receive(self._wire.send(_burst(b"ACL", b"WHOAMI")))
+        if isinstance(user, hiredis.ReplyError):
+            return
+        answer, *_ = self._wire.receive(self._wire.send(_burst(b"ACL", b"DRYRUN", user, *command)))
+        if isinstance(answer, bytes) and answer != b"OK":
+            raise self._wire.failure(hiredis.ReplyError(f"NOPERM {answer.decode('utf-8', 'replace')}"))
+
+    def prepare(self) -> None:
+        """Redis needs nothing prepared."""
+
+    def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
+        """Documents that are too large, and ids that share a key, as ``a`` and ``b:c`` do with ``a:b`` and ``c``."""
+        too_large = pc.indices_nonzero(pc.greater(batch.column("size"), MAX_VALUE_BYTES)).to_pylist()
+        refusals = [Refusal(row, "document_too_large", "Redis holds strings up to 512 MiB.") for row in too_large]
+        if kind is not Kind.STATE:
+            refusals += _sharing_keys(batch, RECORD_ID[kind])
+        return refusals
+
+    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:
+        """Redis keeps no ``timestamps`` beside a state's document."""
+        if kind is not Kind.STATE:
+            return {}
+        known = pc.or_(pc.is_valid(batch.column("created_at")), pc.is_valid(batch.column("updated_at")))
+        rows = pc.sum(known).as_py() or 0
+        return {"timestamps": rows} if rows else {}
+
+    def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
+        """Upsert a batch; atomic for each key, and the rows of a batch do not become visible together.
+
+        A state without expiry loses the one that its key had. What is unchanged is written all the same, so that a key
+        that somebody changed meanwhile ends up as the batch has it. Where the server has no PEXPIRETIME (before Redis 7),
+        rows with an expiry may count as updated although nothing changed.
+        """
+        if not batch.num_rows:
+            return Written()
+        if kind is Kind.STATE:
+            ids = batch.column("state_id").cast(pa.binary()).to_pylist()
+            expiries = batch.column("expires_at").cast(pa.int64()).to_pylist()
+            return put(self._wire, Rows(self._layout.states(ids), batch.column("data").to_pylist(), expiries))
+        return put_history(self._wire, self._layout, kind, batch.select(SCHEMAS[kind].names).to_pylist())
+
+    def flush(self) -> None:
+        """Nothing is held back here. How durable a write is when the server has answered is its persistence policy."""
+
+    def get_state(self, state_id: str) -> bytes | None:
+        document: bytes | None = self._wire.call(b"GET", self._layout.state(key_bytes(state_id)))
+        return document
+
+    def set_state(self, state_id: str, document: bytes) -> None:
+        """As in the reference, an expiry that the state had is removed."""
+        self._wire.call(b"SET", self._layout.state(key_bytes(state_id)), document)
+
+    def delete_state(self, state_id: str) -> bool:
+        return bool(self._wire.call(b"DEL", self._layout.state(key_bytes(state_id))))
+
+    def list_states(self) -> Iterator[str]:
+        """In no order. While the server grows or shrinks its table of keys, an id may come twice."""
+        head = self._layout.state(b"")
+        for page in self._wire.scan(glob_escaped(head) + b"*"):
+            yield from (key_text(key[len(head) :]) for key in page)
+
+    def get_version(self, state_id: str, version_id: str) -> Version | None:
+        return self._get(Kind.VERSION, state_id, version_id, version_of)
+
+    def save_version(self, version: Version) -> None:
+        self._wire.run(saving(self._layout, version))
+
+    def get_version_history(self, state_id: str, limit: int = 0) -> Sequence[Version]:
+        found = self._history(Kind.VERSION, state_id, limit, version_of)
+        return found[:limit] if limit > 0 else found
+
+    def get_snapshot(self, state_id: str, snapshot_id: str) -> Snapshot | None:
+        return self._get(Kind.SNAPSHOT, state_id, snapshot_id, snapshot_of)
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        self._wire.run(saving(self._layout, snapshot))
+
+    def list_snapshots(self, state_id: str) -> Sequence[Snapshot]:
+        return self._history(Kind.SNAPSHOT, state_id, 0, snapshot_of)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Writes that are sent together as MULTI … EXEC at the end."""
+        commands = Burst()
+        commands.add(b"MULTI")
+        yield Buffered(self._layout, commands)
+        if commands.replies == 1:
+            return
+        commands.add(b"EXEC")
+        *_, results = self._wire.run(commands)
+        self._wire.checked(results)
+
+    def stats(self) -> StoreStats:
+        """Counts all keys of the store, which takes a second per few hundred thousand."""
+        counts = [0, 0, 0]
+        for page in self._wire.scan(glob_escaped(self._layout.prefix) + b"*"):
+            for i, family in enumerate(self._layout.records):
+                counts[i] += sum(key.startswith(family) for key in page)
+        states, versions, snapshots = counts
+        return StoreStats(states, versions, snapshots, server=self.ping())
+
+    def _get(self, kind: Kind, state_id: str, id_: str, record_of: Callable[[str, bytes], R]) -> R | None:
+        owned = key_bytes(state_id), key_bytes(id_)
+        body = self._wire.call(b"GET", self._layout.body(kind, owned))
+        if body is None:
+            return None
+        record = self._decoded(kind, state_id, id_, body, record_of)
+        # Of another state's record, whose key is the same, there is nothing to see here.
+        return record if key_bytes(getattr(record, RECORD_ID[kind])) == owned[1] else None
+
+    def _history(self, kind: Kind, state_id: str, limit: int, record_of: Callable[[str, bytes], R]) -> list[R]:
+        """The newest records, newest first: at least `limit` of them, if there are so many and `limit` is not 0.
+
+        Scores are whole seconds, so all of the last second are read. Records without a body are passed over.
+        """
+        index = self._layout.index(kind, key_bytes(state_id))
+        lowest = b"-inf"
+        if limit > 0:
+            newest = self._wire.call(b"ZREVRANGE", index, 0, limit - 1, b"WITHSCORES")
+            lowest = newest[-1] if len(newest) == 2 * limit else lowest
+        ids = self._wire.call(b"ZREVRANGEBYSCORE", index, b"+inf", lowest)
+        reader: StringReader[Owned] = StringReader(
+            self._wire, lambda owned: self._layout.bodies(kind, owned), expiries=False, max_bytes=BATCH_BYTES
+        )
+        owned = [(key_bytes(state_id), id_) for id_ in ids]
+        batches = (owned[i : i + BATCH_KEYS] for i in range(0, len(owned), BATCH_KEYS))
+        records = [
+            self._decoded(kind, state_id, key_text(id_), body, record_of)
+            for found in reader.read(batches)
+            for (_, id_), body in zip(found.tags, found.values, strict=True)
+        ]
+        return sorted(records, key=_moment, reverse=True)
+
+    def _decoded(self, kind: Kind, state_id: str, id_: str, body: bytes, record_of: Callable[[str, bytes], R]) -> R:
+        try:
+            return record_of(state_id, body)
+        except ValueError as error:
+            key = self._layout.body(kind, (key_bytes(state_id), key_bytes(id_)))
+            raise StoreError(
+                f"The {kind} {id_!r} of the state {state_id!r} cannot be read: {error}.",
+                why="Its body is not what the format says.",
+                remedy=f"Repair or delete the key {key_text(key)!r}.",
+            ) from error
+
+
+def _burst(*command: bytes) -> Burst:
+    burst = Burst()
+    burst.add(*command)
+    return burst
+
+
+def _moment(record: Version | Snapshot) -> int:
+    try:
+        return nanoseconds(record.timestamp)
+    except ValueError:
+        return nanoseconds(ZERO_TIME)
+
+
+def _sharing_keys(batch: pa.RecordBatch, id_column: str) -> list[Refusal]:
+    ids = batch.column(id_column)
+    # Two pairs of ids that give one key differ in where they are cut, so at least one of the second ids holds a colon.
+    if not pc.any(pc.match_substring(ids, ":")).as_py():
+        return []
+    seen: set[str] = set()
+    refusals = []
+    for row, (state_id, id_) in enumerate(zip(batch.column("state_id").to_pylist(), ids.to_pylist(), strict=True)):
+        key = f"{state_id}:{id_}"
+        if key in seen:
+            refusals.append(
+                Refusal(row, "shared_key", "Another record has the same key, as the ids are joined by ':'.")
+            )
+        seen.add(key)
+    return refusals

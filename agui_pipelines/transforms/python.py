@@ -1,0 +1,101 @@
+"""``python: "module:function"``: a user's own function, called for every state as ``function(state_id, document)``.
+
+It returns ``(state_id, document)``, or just the document to keep the id. The document is a dict with exact numbers:
+integers of any size, other numbers as `decimal.Decimal`. A state for which the function raises is rejected by name and the
+run goes on within ``limits.max_rejects``. The module is looked up in the folder of the migration file, then on the
+Python path; the operator who names it vouches for its code. Versions and snapshots pass unchanged but for their id: the
+function is called with each recorded document in the same way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from xxhash import xxh3_64_hexdigest
+
+from agui_pipelines import documents
+from agui_pipelines.errors import SpecError, TransformError
+from agui_pipelines.ports import OnReject
+from agui_pipelines.records import Kind, Reject
+
+Function = Callable[[str, dict[str, Any]], Any]
+
+
+class PythonFunction:
+    identity = False
+
+    def __init__(self, name: str, function: Function) -> None:
+        self._name, self._function = name, function
+        self.fingerprint = f"python:{name}:{_source_digest(function)}"
+
+    def apply(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
+        ids: list[str] = []
+        data: list[bytes] = []
+        kept: list[int] = []
+        pairs = zip(batch.column("state_id").to_pylist(), batch.column("data").to_pylist(), strict=True)
+        for row, (state_id, document) in enumerate(pairs):
+            try:
+                new_id, new_document = self._call(state_id, document)
+            except TransformError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a user's function raises is about this record
+                detail = f"The transform {self._name} raised {type(error).__name__}: {error}"
+                on_reject(Reject(kind, state_id.encode(), document, "transform", "transform_failed", detail))
+                continue
+            ids.append(new_id)
+            data.append(new_document)
+            kept.append(row)
+        if len(kept) < batch.num_rows:
+            batch = batch.take(pa.array(kept, pa.int64()))
+        for name, values in (("state_id", ids), ("data", data)):
+            index = batch.schema.get_field_index(name)
+            batch = batch.set_column(index, batch.schema.field(index), pa.array(values, batch.schema.field(index).type))
+        return batch
+
+    def _call(self, state_id: str, document: bytes) -> tuple[str, bytes]:
+        result = self._function(state_id, documents.loads(document))
+        new_id, value = result if isinstance(result, tuple) and len(result) == 2 else (state_id, result)  # noqa: PLR2004
+        if not isinstance(new_id, str) or not isinstance(value, dict):
+            raise TransformError(
+                f"The transform {self._name} returned {type(result).__name__} for the state '{state_id}'.",
+                why="A state needs an id and a JSON object.",
+                remedy="Return the document (a dict), or (state_id, document).",
+            )
+        return new_id, documents.dumps(value)
+
+
+def build(options: Any, folder: Path) -> PythonFunction:
+    if not isinstance(options, str) or options.count(":") != 1:
+        raise SpecError("The transform 'python' needs a function: python: \"module:function\".")
+    return PythonFunction(options, load_function(options, folder))
+
+
+def _source_digest(function: Function) -> str:
+    """A digest of the module that the function stands in, so that a mended transform is run again on resume."""
+    source = inspect.getsourcefile(inspect.unwrap(function))
+    return xxh3_64_hexdigest(Path(source).read_bytes()) if source else "unknown"
+
+
+def load_function(name: str, folder: Path) -> Function:
+    """Import ``module:function``. Raises `SpecError` if there is no such module or function."""
+    module_name, _, attribute = name.partition(":")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        function = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"The transform '{name}' cannot be loaded: there is no module '{error.name}'.",
+            remedy=f"It is looked for in {folder} and on the Python path.",
+        ) from error
+    except AttributeError as error:
+        raise SpecError(f"The transform '{name}' cannot be loaded: {module_name} has no '{attribute}'.") from error
+    if not callable(function):
+        raise SpecError(f"The transform '{name}' is not callable.")
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,112 @@
+"""What the phases' reports look like as asset metadata. Numeric names are stable, so that the UI plots them over runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from agui_pipelines.phases.export import RangeReport, SnapshotReport
+from agui_pipelines.phases.import_ import ImportReport
+from agui_pipelines.phases.plan import Plan
+from agui_pipelines.phases.preview import PreviewReport
+from agui_pipelines.phases.validate import ValidationReport
+
+Metadata = dict[str, Any]
+
+
+def of_plan(plan: Plan) -> Metadata:
+    rows = [
+        {"range": r.name, "keys": r.keys, "weight": r.weight, "from": _text(r.lower), "below": _text(r.upper)}
+        for r in plan.ranges
+    ]
+    return {
+        "plan_id": plan.plan_id,
+        "resumed": plan.resumed,
+        "keys": plan.keys,
+        "source": f"{plan.source} ({plan.source_server})",
+        "target": f"{plan.target} ({plan.target_server})",
+        "migration_context": plan.context_id,
+        "key_ranges": _table(rows),
+    }
+
+
+def of_snapshot(report: SnapshotReport) -> Metadata:
+    return {
+        "plan_id": report.plan_id,
+        "dagster/row_count": report.records,
+        "bytes": report.bytes,
+        "records_per_second": round(report.rate),
+        "seconds": round(report.seconds, 3),
+        "rejects": report.rejects,
+        "vanished_keys": report.vanished,
+        "snapshots": _table([_snapshot_row(r) for r in report.ranges]),
+    }
+
+
+def of_range(report: RangeReport) -> Metadata:
+    return {
+        "snapshot_id": report.snapshot_id,
+        "range_records": sum(report.records.values()),
+        "range_bytes": report.bytes,
+        "range_rejects": report.rejects,
+        "resumed": report.resumed,
+    }
+
+
+def of_import(report: ImportReport) -> Metadata:
+    written = report.written
+    return {
+        "plan_id": report.plan_id,
+        "dagster/row_count": report.records,
+        "bytes": report.bytes,
+        "records_per_second": round(report.rate),
+        "seconds": round(report.seconds, 3),
+        "inserted": written.inserted,
+        "updated": written.updated,
+        "unchanged": written.unchanged,
+    }
+
+
+def of_validation(report: ValidationReport) -> Metadata:
+    values = report.to_dict()
+    listed = ("missing_states", "corrupted_states", "extra_states", "errors")
+    return {
+        "passed": report.passed,
+        "plan_id": report.plan_id,
+        "total_states": values["total_states"],
+        "migrated_states": values["migrated_states"],
+        "normalised_states": values["normalised_states"],
+        **{name: values[f"{name}_count"] for name in listed},
+        "seconds": values["seconds"],
+        "records_per_second": values["records_per_second"],
+        "report": dg.MetadataValue.json(values),
+    }
+
+
+def of_preview(report: PreviewReport) -> Metadata:
+    return {
+        "plan_id": report.plan_id,
+        "seconds": round(report.seconds, 3),
+        "preview": dg.MetadataValue.json(report.to_dict()),
+    }
+
+
+def _snapshot_row(report: RangeReport) -> dict[str, Any]:
+    return {
+        "range": report.range,
+        "snapshot_id": report.snapshot_id,
+        "records": sum(report.records.values()),
+        "bytes": report.bytes,
+        "rejects": report.rejects,
+        "resumed": report.resumed,
+    }
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows]) if rows else dg.MetadataValue.text("none")
+
+
+def _text(key: bytes | None) -> str:
+    return "" if key is None else key.decode("utf-8", "backslashreplace")

@@ -1,0 +1,20 @@
+"""Plan: what a run is going to move."""
+
+import dagster as dg
+
+from agui_pipelines.phases.plan import plan
+from agui_pipelines.resources import MigrationRun
+from assets import metadata
+
+
+@dg.asset(group_name="prepare", kinds={"duckdb", "parquet"}, code_version="1", owners=["team:platform"])
+def migration_plan(
+    context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]
+) -> dg.MaterializeResult[None]:
+    """The source's keys, sorted on disk and cut into key ranges of equal weight.
+
+    Both ends are connected to and checked first. An interrupted run's plan is taken up again unless `fresh` is set.
+    """
+    with migration.session(context) as session:
+        made = plan(session, purpose=migration.purpose, fresh=migration.fresh)
+        return dg.MaterializeResult(metadata=metadata.of_plan(made))

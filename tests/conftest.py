@@ -1,0 +1,86 @@
+"""Real servers for the tests: from wheels (see `agui_pipelines.embedded`), or those that the environment names.
+
+``AGUI_TEST_REDIS_URL`` and ``AGUI_TEST_POSTGRES_URL`` point the suite at stock servers instead. Their databases 0 to 15
+are flushed, and databases named ``agui_test_*`` are made and dropped: never point them at a server that matters.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+import redis
+
+from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """URL of a Redis-compatible server, without a database number."""
+    if url := os.environ.get("AGUI_TEST_REDIS_URL"):
+        yield urlunsplit(urlsplit(url)._replace(path=""))
+        return
+    with EmbeddedRedis() as server:
+        yield urlunsplit(urlsplit(server.url)._replace(path=""))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server on which databases may be created."""
+    if url := os.environ.get("AGUI_TEST_POSTGRES_URL"):
+        yield url
+        return
+    with EmbeddedPostgres(settings={"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}) as server:
+        yield server.url
+
+
+@pytest.fixture
+def fresh_redis(redis_server: str) -> Iterator[Callable[[], str]]:
+    """Call it for the URL of an empty Redis database; each call within a test gives another one."""
+    used: list[str] = []
+
+    def make() -> str:
+        url = f"{redis_server}/{len(used)}"
+        used.append(url)
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
+        return url
+
+    yield make
+    for url in used:
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
+
+
+@pytest.fixture
+def fresh_postgres(postgres_server: str) -> Iterator[Callable[[], str]]:
+    """Call it for the URL of an empty PostgreSQL database."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"agui_test_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(postgres_server, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        made.append(name)
+        return urlunsplit(urlsplit(postgres_server)._replace(path=f"/{name}"))
+
+    yield make
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        for name in made:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def redis_url(fresh_redis: Callable[[], str]) -> str:
+    return fresh_redis()
+
+
+@pytest.fixture
+def postgres_url(fresh_postgres: Callable[[], str]) -> str:
+    return fresh_postgres()
