@@ -24,30 +24,32 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from enum import IntFlag
 from typing import Any, Final, NamedTuple
 
 import orjson
 from xxhash import xxh3_128_digest
 
 
-class Trait(IntFlag):
-    """What is remarkable about a document; kept with its digests, so that a target can refuse what it cannot hold."""
+class Trait:
+    """What is remarkable about a document; kept with its digests, so that a target can refuse what it cannot hold.
 
-    NONE = 0
-    INVALID = 1
+    Plain integers to be combined with ``|``: an `enum.Flag` would cost more per document than its digest.
+    """
+
+    NONE: Final = 0
+    INVALID: Final = 1
     """Not a JSON text in UTF-8 (RFC 8259)."""
-    NOT_OBJECT = 2
+    NOT_OBJECT: Final = 2
     """JSON, but not an object."""
-    NUL = 4
+    NUL: Final = 4
     r"""A string holds U+0000 (``\u0000``)."""
-    LONE_SURROGATE = 8
+    LONE_SURROGATE: Final = 8
     r"""A string holds an unpaired surrogate (``\ud800``), which UTF-8 cannot encode."""
-    DUPLICATE_KEYS = 16
+    DUPLICATE_KEYS: Final = 16
     """An object names a key twice."""
-    EXTREME_NUMBER = 32
+    EXTREME_NUMBER: Final = 32
     """More than 131,072 digits before the decimal point or 16,383 after it: more than PostgreSQL's numeric holds."""
-    TOO_DEEP = 64
+    TOO_DEEP: Final = 64
     """Nested deeper than `MAX_DEPTH`, so it cannot be verified."""
 
 
@@ -59,23 +61,28 @@ UNUSABLE: Final = Trait.INVALID | Trait.NOT_OBJECT | Trait.TOO_DEEP
 
 
 class Digests(NamedTuple):
-    """The two digests of one document, 16 bytes each (empty when the document is unusable), and its traits."""
+    """The two digests of one document, 16 bytes each (empty when it is invalid or too deep), and its `Trait` bits."""
 
     canonical: bytes
     spelling: bytes
-    traits: Trait
+    traits: int
 
 
 # Numbers that orjson does not spell canonically: 1.0 (and -0.0) and 1e+16. The patterns begin with literals, because
 # a scan for a set of first characters costs more than the whole parse; look-alikes inside strings only cost time.
-_WHOLE_FLOAT: Final = re.compile(rb"\.0[,\]}]")
+_WHOLE_FLOAT: Final = re.compile(rb"\.0(?=[,\]}])")
 _EXPONENT: Final = re.compile(rb"e(?:[+\-][0-9]|[0-9])[0-9]*[,\]}]")
+_SIGNED_EXPONENTS: Final = orjson.dumps([1e16, 1e-7]) == b"[1e+16,1e-7]"
+"""Whether this orjson gives every exponent a sign (older ones write 1e16)."""
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _WHITE_SPACE: Final = b" \t\r\n"
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _NUL_ESCAPE: Final = b"\\u0000"
 _CONVERTIBLE_DIGITS: Final = 1000
 _MAX_INTEGER_DIGITS: Final = 131_072
 _MAX_FRACTION_DIGITS: Final = 16_383
+_MAX_EXPONENT: Final = 1_073_741_823
 _PLAIN_DIGITS: Final = 30
 """Numbers with up to this many digits on either side of the point are spelled out. What the fast path lets pass must be
 among them: integers below 2**64 have 20 digits, and orjson spells out doubles from 1e-5, so with 22 fraction digits."""
@@ -85,23 +92,56 @@ def digest(document: bytes) -> Digests:
     """Digest one JSON document, given as the bytes that a store holds. Never raises for its content."""
     try:
         value = orjson.loads(document)
-        dump = orjson.dumps(value)
+        ordered = orjson.dumps(value, option=_SORTED)
+        if ordered != document and not _same_tokens(orjson.dumps(value), document):
+            return _exact(document)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return _exact(document)
-    if dump != document and dump.translate(None, _WHITE_SPACE) != document.translate(None, _WHITE_SPACE):
+    if _has_exponent(ordered) or not isinstance(value, dict):
         return _exact(document)
-    if _WHOLE_FLOAT.search(dump) or _EXPONENT.search(dump) or not isinstance(value, dict):
-        return _exact(document)
-    traits = Trait.NUL if _NUL_ESCAPE in dump and _holds_nul(value) else Trait.NONE
-    canonical = xxh3_128_digest(orjson.dumps(value, option=_SORTED))
-    return Digests(canonical, canonical, traits)
+    canonical = ordered
+    if _WHOLE_FLOAT.search(ordered):
+        without = _whole_floats_shortened(ordered)
+        if without is None:
+            return _exact(document)
+        canonical = without
+    traits = Trait.NUL if b"\\" in ordered and _NUL_ESCAPE in ordered and _holds_nul(value) else Trait.NONE
+    canonical_digest = xxh3_128_digest(canonical)
+    return Digests(canonical_digest, canonical_digest if canonical is ordered else xxh3_128_digest(ordered), traits)
+
+
+def _same_tokens(dump: bytes, document: bytes) -> bool:
+    """Whether parsing lost nothing: the dump and the document differ in white space and the spelling of strings only.
+
+    Strings cannot be lost (what orjson cannot hold it refuses), so it is enough that all else is the same, byte for byte.
+    """
+    if dump == document:
+        return True
+    dump, document = dump.translate(None, _WHITE_SPACE), document.translate(None, _WHITE_SPACE)
+    return dump == document or _STRING.sub(b'""', dump) == _STRING.sub(b'""', document)
+
+
+def _has_exponent(dump: bytes) -> bool:
+    """Whether a number may be written with an exponent. Searching for its two first bytes is cheaper than for all of it."""
+    if _SIGNED_EXPONENTS and b"e-" not in dump and (b"+" not in dump or b"e+" not in dump):
+        return False
+    return _EXPONENT.search(dump) is not None
+
+
+def _whole_floats_shortened(ordered: bytes) -> bytes | None:
+    """A dump in which ``1.0`` is ``1``; None if that cannot be told from text in strings, or there is a ``-0.0``."""
+    skeleton = _STRING.sub(b'""', ordered)
+    if b"-0.0" in skeleton or len(_WHOLE_FLOAT.findall(skeleton)) != len(_WHOLE_FLOAT.findall(ordered)):
+        return None
+    return _WHOLE_FLOAT.sub(b"", ordered)
 
 
 def canonical_number(token: str) -> str:
     """Spell a JSON number so that equal decimal values, and only those, have equal spellings.
 
     Plain notation without trailing zeros up to 30 digits on either side of the point, otherwise ``<digits>e<exponent>``
-    with an integer mantissa that does not end in zero. Zero, with any sign, is ``0``.
+    with an integer mantissa that does not end in zero and the exponent in hexadecimal (Python neither reads nor writes decimal
+    integers of more than 4,300 digits). Zero, with any sign, is ``0``.
     """
     mantissa, _, exponent_text = token.lower().partition("e")
     sign = "-" if mantissa.startswith("-") else ""
@@ -117,23 +157,29 @@ def canonical_number(token: str) -> str:
     if -_PLAIN_DIGITS <= exponent < 0 and len(stripped) + exponent <= _PLAIN_DIGITS:
         padded = stripped.rjust(1 - exponent, "0")
         return f"{sign}{padded[:exponent]}.{padded[exponent:]}"
-    return f"{sign}{stripped}e{exponent}"
+    return f"{sign}{stripped}e{exponent:x}"
 
 
 def _exponent(text: str) -> int:
-    """The exponent's value. Python refuses to convert over 4,300 digits at once; no such exponent is in range anyway."""
-    if not text:
-        return 0
-    return int(text[:_CONVERTIBLE_DIGITS])
+    """The exponent's value, however many digits it has."""
+    digits = text.lstrip("+-").lstrip("0")
+    value = 0
+    for start in range(0, len(digits), _CONVERTIBLE_DIGITS):
+        chunk = digits[start : start + _CONVERTIBLE_DIGITS]
+        value = value * 10 ** len(chunk) + int(chunk)
+    return -value if text.startswith("-") else value
 
 
 def _is_extreme(token: str) -> bool:
-    """Whether PostgreSQL's numeric, and so jsonb, refuses the number (limits from its documentation, section 8.1.2)."""
+    """Whether PostgreSQL's numeric, and so jsonb, refuses the number.
+
+    The digits are those of its documentation, section 8.1.2; the exponent's limit holds even for zero (measured on 18).
+    """
     mantissa, _, exponent_text = token.lower().partition("e")
     whole, _, fraction = mantissa.lstrip("-").partition(".")
     exponent = _exponent(exponent_text)
     digits = (whole + fraction).lstrip("0")
-    if len(fraction) - exponent > _MAX_FRACTION_DIGITS:
+    if abs(exponent) > _MAX_EXPONENT or len(fraction) - exponent > _MAX_FRACTION_DIGITS:
         return True
     return bool(digits) and len(digits) - len(fraction) + exponent > _MAX_INTEGER_DIGITS
 
@@ -145,7 +191,7 @@ class _Number(str):
 
 
 def _fragment(number: Any) -> orjson.Fragment:
-    return orjson.Fragment(number)
+    return orjson.Fragment(number.encode())
 
 
 class _Scanner:
@@ -179,7 +225,8 @@ class _Scanner:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) != len(pairs):
-            self.traits |= Trait.DUPLICATE_KEYS
+            # The values that give way to a later one are refused by jsonb all the same.
+            self.traits |= Trait.DUPLICATE_KEYS | _string_traits(pairs)
         return value
 
 
@@ -208,7 +255,7 @@ class _TooDeepError(Exception):
     pass
 
 
-def _dump(value: Any) -> tuple[bytes, Trait]:
+def _dump(value: Any) -> tuple[bytes, int]:
     """A parsed document in canonical form, and the traits of its strings."""
     try:
         dump = orjson.dumps(value, default=_fragment, option=_SORTED | orjson.OPT_PASSTHROUGH_SUBCLASS)
@@ -219,7 +266,7 @@ def _dump(value: Any) -> tuple[bytes, Trait]:
     return dump, Trait.NUL if _NUL_ESCAPE in dump and _holds_nul(value) else Trait.NONE
 
 
-def _write(value: Any, depth: int, out: Callable[[bytes], None]) -> Trait:
+def _write(value: Any, depth: int, out: Callable[[bytes], None]) -> int:
     """Write what orjson refuses: the same form, but strings with lone surrogates in ASCII escapes."""
     if isinstance(value, _Number):
         out(value.encode())
@@ -246,7 +293,7 @@ def _write(value: Any, depth: int, out: Callable[[bytes], None]) -> Trait:
     return traits
 
 
-def _write_string(text: str, out: Callable[[bytes], None]) -> Trait:
+def _write_string(text: str, out: Callable[[bytes], None]) -> int:
     traits = Trait.NUL if "\x00" in text else Trait.NONE
     try:
         out(orjson.dumps(text))
@@ -262,15 +309,23 @@ def _utf8(text: str) -> bytes:
 
 def _holds_nul(value: Any) -> bool:
     """Whether any string or key of a parsed document holds U+0000; the escape alone may be text, behind a backslash."""
+    return bool(_string_traits(value) & Trait.NUL)
+
+
+def _string_traits(value: Any) -> int:
+    """`Trait.NUL` and `Trait.LONE_SURROGATE`, if any string or key of a parsed document has them."""
+    traits = Trait.NONE
     pending = [value]
     while pending:
         item = pending.pop()
         if isinstance(item, str):
             if "\x00" in item:
-                return True
+                traits |= Trait.NUL
+            if not item.isascii() and _LONE_SURROGATE.search(item):
+                traits |= Trait.LONE_SURROGATE
         elif isinstance(item, dict):
             pending.extend(item.keys())
             pending.extend(item.values())
-        elif isinstance(item, list):
+        elif isinstance(item, (list, tuple)):
             pending.extend(item)
-    return False
+    return traits

@@ -8,7 +8,8 @@ snapshot record is cut into its members without parsing them.
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+import math
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
@@ -20,25 +21,41 @@ _LONG: Final = 4000
 
 
 def loads(document: bytes) -> Any:
-    """Parse a document exactly. Raises ValueError (also for NaN and Infinity, which are not JSON)."""
-    return json.loads(document, parse_int=_integer, parse_float=Decimal, parse_constant=_constant)
+    """Parse a document exactly. Raises ValueError, also for NaN and Infinity, which are not JSON, and for absurd depth."""
+    try:
+        return json.loads(document.decode("utf-8"), parse_int=_integer, parse_float=Decimal, parse_constant=_constant)
+    except (InvalidOperation, RecursionError) as error:
+        raise ValueError(f"it cannot be held: {type(error).__name__}") from error
 
 
 def dumps(value: Any) -> bytes:
-    """Write a value as compact JSON in UTF-8; lone surrogates become escapes. Raises TypeError or ValueError."""
+    """Write a value as compact JSON in UTF-8; lone surrogates become escapes.
+
+    Raises TypeError or ValueError for what is not JSON (NaN, keys that are no strings, dates), rather than to change it.
+    """
     try:
+        _require_json(value)
         return orjson.dumps(value, default=_decimal)
-    except TypeError:  # integers over 64 bits, lone surrogates, or really not JSON, which the slower writer tells
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except (
+        orjson.JSONEncodeError
+    ) as error:  # integers over 64 bits, lone surrogates, many levels: the slower writer can
+        if isinstance(error, _NotJsonError):
+            raise
         text: str = simplejson.dumps(value, use_decimal=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
         return text.encode("ascii")
 
 
 def members(document: bytes) -> dict[str, bytes]:
     """The members of a JSON object as raw JSON text, of repeated keys the last. Raises ValueError for anything else."""
+    document.decode("utf-8")  # msgspec passes raw members on without looking inside their strings
     try:
         raw = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except msgspec.DecodeError:
         return _members_exactly(document)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     return {key: bytes(value) for key, value in raw.items()}
 
 
@@ -50,6 +67,29 @@ def _members_exactly(document: bytes) -> dict[str, bytes]:
     return {key: dumps(member) for key, member in value.items()}
 
 
+class _NotJsonError(TypeError):
+    pass
+
+
+def _require_json(value: Any) -> None:
+    """The writers would silently turn NaN into null, and names, dates and numbers as keys into strings."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return
+    if isinstance(value, dict):
+        for key, member in value.items():
+            if not isinstance(key, str):
+                raise _NotJsonError(f"a key is {type(key).__name__}, not a string")
+            _require_json(member)
+    elif type(value) in (list, tuple):
+        for item in value:
+            _require_json(item)
+    elif isinstance(value, (float, Decimal)):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not JSON")
+    else:
+        raise _NotJsonError(f"{type(value).__name__} is not JSON")
+
+
 def _integer(token: str) -> int | Decimal:
     return int(token) if len(token) < _LONG else Decimal(token)
 
@@ -59,6 +99,6 @@ def _constant(name: str) -> Any:
 
 
 def _decimal(value: Any) -> orjson.Fragment:
-    if isinstance(value, Decimal) and value.is_finite():
+    if isinstance(value, Decimal):
         return orjson.Fragment(str(value))
     raise TypeError(f"{type(value).__name__} is not JSON")

@@ -18,6 +18,7 @@
     │   ├── CollisionError         two source records want the same target id
     │   └── SamePlaceError         source and target are one place
     ├── ValidationFailedError      the target is not what was exported                           (exit 1)
+    ├── StoppedError               a worker gave up because another one failed                   (never shown)
     └── EmbeddedServerError        a server for demo or tests cannot be found or started         (exit 1)
 
 Every error says what was found (``message``), why it matters (``why``) and what to do (``remedy``); its data lies on
@@ -121,6 +122,10 @@ class ValidationFailedError(MigrationError):
 
 class EmbeddedServerError(MigrationError):
     """A server for the demo or the tests cannot be found, or does not start."""
+
+
+class StoppedError(MigrationError):
+    """A worker gave up because another one failed or the run was interrupted; the reason is raised elsewhere."""
 
 
 def named(ids: Sequence[str], *, limit: int = 5) -> str:

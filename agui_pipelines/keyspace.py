@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from agui_pipelines.errors import StagingError
+
 CATALOGUE: Final = pa.schema(
     [pa.field("key", pa.binary(), nullable=False), pa.field("weight", pa.int64(), nullable=False)]
 )
@@ -53,19 +55,38 @@ def range_names(count: int) -> tuple[str, ...]:
 
 
 def sorted_on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, query: str) -> Iterator[pa.RecordBatch]:
-    """Put `batches` into a temporary DuckDB table ``rows`` and stream the result of `query` over it."""
+    """Put `batches` into a temporary DuckDB table ``rows`` and stream the result of `query` over it.
+
+    An error of the iterable is raised as it is; `StagingError` if DuckDB cannot go on (a full disk).
+    """
+    failure: list[Exception] = []
+
+    def watched() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except Exception as error:
+            failure.append(error)  # DuckDB would only pass on its text
+            raise
+
     with tempfile.TemporaryDirectory(prefix="agui-sort-") as scratch:
         connection = duckdb.connect(
             f"{scratch}/sort.duckdb",
             config={"memory_limit": DUCKDB_MEMORY, "temp_directory": scratch, "preserve_insertion_order": "false"},
         )
         try:
-            reader = pa.RecordBatchReader.from_batches(schema, batches)
-            connection.register("incoming", reader)
+            connection.register("incoming", pa.RecordBatchReader.from_batches(schema, watched()))
             connection.execute("CREATE TABLE rows AS SELECT * FROM incoming")
             connection.unregister("incoming")
             result: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(_ROWS)
             yield from result
+        except duckdb.Error as error:
+            if failure:
+                raise failure[0] from None
+            raise StagingError(
+                f"Sorting on disk failed: {str(error).splitlines()[0]}",
+                why="Keys are sorted in the system's temporary folder.",
+                remedy="Make room there, or point TMPDIR to another folder, and run again.",
+            ) from error
         finally:
             connection.close()
 

@@ -20,9 +20,9 @@ from enum import StrEnum
 from typing import Final
 
 import pyarrow as pa
-from xxhash import xxh3_128, xxh3_128_digest
+from xxhash import xxh3_128_digest
 
-from agui_pipelines.canonical import UNUSABLE, Trait, digest
+from agui_pipelines.canonical import UNUSABLE, Digests, Trait, digest
 
 
 class Kind(StrEnum):
@@ -138,66 +138,59 @@ def reject_batch(rejects: list[Reject]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, schema=REJECT)
 
 
-def digested(kind: Kind, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[tuple[int, Trait]]]:
+def digested(kind: Kind, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[tuple[int, int]]]:
     """Add the digest columns to a bare batch.
 
     Returns the digested batch of the usable rows, and ``(row, traits)`` of the unusable ones (not JSON, not an object,
     too deep), which the caller turns into rejects.
     """
-    documents = batch.column("data").to_pylist()
-    rows = [digest(document) for document in documents]
+    rows = [digest(document) for document in batch.column("data").to_pylist()]
+    if kind is not Kind.STATE:
+        rows = _whole_records(batch, rows)
     unusable = [(i, row.traits) for i, row in enumerate(rows) if row.traits & UNUSABLE]
     if unusable:
         keep = [i for i, row in enumerate(rows) if not row.traits & UNUSABLE]
         batch = batch.take(pa.array(keep, pa.int64()))
         rows = [rows[i] for i in keep]
-        documents = [documents[i] for i in keep]
-    canonical, spelling = [row.canonical for row in rows], [row.spelling for row in rows]
-    traits = [int(row.traits) for row in rows]
-    if kind is not Kind.STATE:
-        canonical, spelling, traits = _whole_records(batch, canonical, spelling, traits)
+    documents = batch.column("data").to_pylist()
     columns = [
         *batch.columns,
         pa.array([xxh3_128_digest(document) for document in documents], _DIGEST),
-        pa.array(canonical, _DIGEST),
-        pa.array([None if s == c else s for s, c in zip(spelling, canonical, strict=True)], _DIGEST),
-        pa.array(traits, pa.uint16()),
+        pa.array([row.canonical for row in rows], _DIGEST),
+        pa.array([None if row.spelling == row.canonical else row.spelling for row in rows], _DIGEST),
+        pa.array([row.traits for row in rows], pa.uint16()),
         pa.array([len(document) for document in documents], pa.int64()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=DIGESTED[kind]), unusable
 
 
-def _whole_records(
-    batch: pa.RecordBatch, canonical: list[bytes], spelling: list[bytes], traits: list[int]
-) -> tuple[list[bytes], list[bytes], list[int]]:
+def _whole_records(batch: pa.RecordBatch, states: list[Digests]) -> list[Digests]:
     """Extend the digests of `State` to the whole version or snapshot record."""
-    text_columns = [c for c in batch.schema.names if pa.types.is_string(batch.schema.field(c).type)]
-    json_columns = [c for c in batch.schema.names if pa.types.is_binary(batch.schema.field(c).type) and c != "data"]
-    whole_canonical, whole_spelling, whole_traits = [], [], []
-    for i, row in enumerate(batch.to_pylist()):
-        parts = [digest(row[c]) if row[c] is not None else None for c in json_columns]
-        spelled = [xxh3_128_digest(row[c].encode()) for c in text_columns]
-        exact = [
-            xxh3_128_digest(instant(row[c]).encode() if c == "timestamp" else row[c].encode()) for c in text_columns
-        ]
-        whole_canonical.append(_joined(exact, canonical[i], [p and p.canonical for p in parts]))
-        whole_spelling.append(_joined(spelled, spelling[i], [p and p.spelling for p in parts]))
-        # Delta is an array, so NOT_OBJECT is meaningless for the parts.
-        own = [int(p.traits & ~Trait.NOT_OBJECT) for p in parts if p is not None]
-        combined = traits[i]
-        for more in own:
-            combined |= more
-        whole_traits.append(combined)
-    return whole_canonical, whole_spelling, whole_traits
+    texts = [f.name for f in batch.schema if pa.types.is_string(f.type)]
+    parts = [f.name for f in batch.schema if pa.types.is_binary(f.type) and f.name != "data"]
+    whole = []
+    for row, state in zip(batch.select([*texts, *parts]).to_pylist(), states, strict=True):
+        spelled = [row[name] for name in texts]
+        exact = [instant(row[name]) if name == "timestamp" else row[name] for name in texts]
+        members = [None if row[name] is None else digest(row[name]) for name in parts]
+        traits = state.traits
+        for member in members:
+            # Delta is an array, so for the other members NOT_OBJECT says nothing.
+            traits |= member.traits & ~Trait.NOT_OBJECT if member else Trait.NONE
+        whole.append(
+            Digests(
+                _joined(exact, state.canonical, [member and member.canonical for member in members]),
+                _joined(spelled, state.spelling, [member and member.spelling for member in members]),
+                traits,
+            )
+        )
+    return whole
 
 
-def _joined(names: list[bytes], state: bytes, parts: list[bytes | None]) -> bytes:
-    """One digest of fixed-width digests; an absent part is 16 zero bytes, so that parts cannot shift."""
-    whole = xxh3_128(b"".join(names))
-    whole.update(state)
-    for part in parts:
-        whole.update(part or bytes(16))
-    return whole.digest()
+def _joined(texts: list[str], state: bytes, members: list[bytes | None]) -> bytes:
+    """One digest of fixed-width digests; an absent member is 16 zero bytes, so that members cannot shift."""
+    digests = [xxh3_128_digest(text.encode()) for text in texts]
+    return xxh3_128_digest(b"".join([*digests, state, *(bytes(16) if m is None else m for m in members)]))
 
 
 def instant(timestamp: str) -> str:

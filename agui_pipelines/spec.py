@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
-from urllib.parse import urlsplit, urlunsplit
 
-import orjson
 import yaml
 from pydantic import (
     BaseModel,
@@ -36,6 +35,7 @@ FILE_VARIABLE: Final = "AGUI_MIGRATION"
 
 _REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_DURATION_HINT: Final = "write it like '30s', '1m30s', '500ms', or as nanoseconds"
 _SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FLAT_DIALECT: Final = frozenset(
     {
@@ -47,24 +47,24 @@ _FLAT_DIALECT: Final = frozenset(
 
 def _duration(value: object) -> object:
     """Seconds, from ``"1m30s"`` or, as Go writes durations, an integer of nanoseconds."""
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        return value
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value / 1e9
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a duration; {_DURATION_HINT}")  # noqa: TRY004 - pydantic wants ValueError
     parts = _DURATION.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value.strip():
-        raise ValueError(f"{value!r} is not a duration; write it like '30s', '1m30s', '500ms', or as nanoseconds")
+        raise ValueError(f"{value!r} is not a duration; {_DURATION_HINT}")
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
 def _file_mode(value: object) -> object:
     """Permission bits, from an octal string (``"0600"``) or, as Go writes them, a decimal integer (``384``)."""
-    if isinstance(value, str):
-        try:
-            return int(value, 8)
-        except ValueError:
-            raise ValueError(f"{value!r} is not an octal file mode such as '0600'") from None
-    return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        return int(str(value), 8)
+    except ValueError:
+        raise ValueError(f"{value!r} is not an octal file mode such as '0600'") from None
 
 
 Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
@@ -194,9 +194,13 @@ ALIASES: Final = {"postgres": "postgresql"}
 
 
 def _with_canonical_type(value: Any) -> Any:
-    if isinstance(value, Mapping) and value.get("type") in ALIASES:
-        return {**value, "type": ALIASES[value["type"]]}
-    return value
+    if not isinstance(value, Mapping):
+        return value
+    flat = sorted(_FLAT_DIALECT.intersection(map(str, value)))
+    if flat and "type" not in value:
+        raise ValueError(_unknown_key(flat[0], set()))
+    kind = value.get("type")
+    return {**value, "type": ALIASES[kind]} if isinstance(kind, str) and kind in ALIASES else value
 
 
 class Limits(Section):
@@ -240,7 +244,7 @@ class Migration(Section):
     def fingerprint(self) -> str:
         """Identifies what decides the result of a migration (not, say, its parallelism), 16 hex digits."""
         decisive = {k: v for k, v in self.text.items() if k not in ("batch_size", "parallelism", "limits", "workspace")}
-        return hashlib.sha256(orjson.dumps(decisive, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
     def workspace_url(self) -> str:
@@ -281,10 +285,20 @@ def read_mapping(file: Path, *, what: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"The {what} {file} cannot be read: {_reason(error)}.") from None
     except yaml.YAMLError as error:
-        raise SpecError(f"The {what} {file} is not valid YAML: {' '.join(str(error).split())}.") from None
+        raise SpecError(f"The {what} {file} is not valid YAML{_position(error)}.") from None
+    except RecursionError:
+        raise SpecError(f"The {what} {file} refers to itself.") from None
     if not isinstance(value, dict):
         raise SpecError(f"The {what} {file} holds no mapping of keys to values, so there is nothing to read from it.")
     return value
+
+
+def _position(error: yaml.YAMLError) -> str:
+    """Where and what, but never the line itself, which may hold a password."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return ""
+    mark = error.problem_mark
+    return f": {error.problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _reason(error: Exception) -> str:
@@ -339,18 +353,19 @@ def _struck(value: Any, key: str = "") -> Any:
         return [_struck(item) for item in value]
     if not isinstance(value, str) or _REFERENCE.fullmatch(value):
         return value
-    if "password" in key.lower():
-        return "***"
-    return redacted(value) if "://" in value else value
+    return "***" if "password" in key.lower() else redacted(value)
 
 
-def redacted(url: str) -> str:
-    """A URL without its password, for people."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return "***"
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+_USERINFO: Final = re.compile(r"(?<=://)([^:/?#@]*):(.*)@", re.DOTALL)
+_QUERY_PASSWORD: Final = re.compile(r"([?&][^=&#]*pass[^=&#]*=)[^&#]*", re.IGNORECASE)
+_KEYWORD_PASSWORD: Final = re.compile(r"(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
+
+
+def redacted(text: str) -> str:
+    """A URL, or libpq's ``key=value`` words, without the password; for people.
+
+    The userinfo of a URL is taken to end at the last ``@``, as somebody may not have escaped a password's ``/`` or ``@``.
+    """
+    if "://" in text:
+        return _QUERY_PASSWORD.sub(r"\1***", _USERINFO.sub(r"\1:***@", text))
+    return _KEYWORD_PASSWORD.sub(r"\1***", text)

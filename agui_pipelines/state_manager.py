@@ -97,5 +97,9 @@ class StateManager:
 
 
 def _patch(before: bytes, after: bytes) -> list[dict[str, Any]]:
-    operations: list[dict[str, Any]] = jsonpatch.make_patch(documents.loads(before), documents.loads(after)).patch
+    """RFC 6902. Values are compared as they are written, so that 1 and 1.0 differ, and decimals can be compared at all."""
+    patch = jsonpatch.JsonPatch.from_diff(
+        documents.loads(before), documents.loads(after), dumps=lambda value: documents.dumps(value).decode()
+    )
+    operations: list[dict[str, Any]] = patch.patch
     return operations

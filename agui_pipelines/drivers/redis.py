@@ -175,7 +175,9 @@ class RedisWire:
             burst = Burst()
             burst.add(b"PEXPIRETIME", b"")
             [reply] = self.receive(self.send(burst))
-            self._expiry_command = b"PTTL" if isinstance(reply, hiredis.ReplyError) else b"PEXPIRETIME"
+            # Other errors do not matter: that key may be forbidden to us.
+            unknown = isinstance(reply, hiredis.ReplyError) and str(reply).startswith("ERR unknown command")
+            self._expiry_command = b"PTTL" if unknown else b"PEXPIRETIME"
         return self._expiry_command
 
     def scan(self, match: bytes) -> Iterator[list[bytes]]:

@@ -18,7 +18,7 @@ def state_frame(snapshot: SnapshotReader) -> pd.DataFrame:
     tables = [pa.Table.from_batches([batch]) for batch in snapshot.batches(Kind.STATE, _COLUMNS)]
     schema = pa.schema([("state_id", pa.string()), ("size", pa.int64()), ("traits", pa.uint16())])
     table = pa.concat_tables(tables) if tables else schema.empty_table()
-    unusable = pc.bit_wise_and(table["traits"], pa.scalar(int(UNUSABLE), pa.uint16()))
+    unusable = pc.bit_wise_and(table["traits"], pa.scalar(UNUSABLE, pa.uint16()))
     return pd.DataFrame(
         {
             "state_id": table["state_id"].to_pandas(),

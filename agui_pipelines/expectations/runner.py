@@ -6,6 +6,7 @@ Great Expectations is imported here only, and only when a suite is run: the impo
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -54,9 +55,11 @@ class SuiteReport:
 
 def run_suite(name: str, frame: pd.DataFrame, *, path: Path | None = None) -> SuiteReport:
     """Run the shipped suite `name`, or the one in the JSON file `path`. Raises `SpecError` for a file that is no suite."""
-    text = path.read_bytes() if path else files(__package__).joinpath("suites", f"{name}.json").read_bytes()
     try:
+        text = path.read_bytes() if path else files(__package__).joinpath("suites", f"{name}.json").read_bytes()
         suite = _suite(orjson.loads(text))
+    except OSError as error:
+        raise SpecError(f"The expectation suite {path or name} cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SpecError(f"The expectation suite {path or name} is not one: {error}.") from error
     results = _validate(suite, frame)
@@ -72,7 +75,13 @@ def _great_expectations() -> Any:
 
 def _suite(values: dict[str, Any]) -> Any:
     gx = _great_expectations()
-    return gx.ExpectationSuite(**values)
+    suite = gx.ExpectationSuite(**values)
+    # Great Expectations only logs what it does not know; a typing error must not switch an expectation off.
+    known = Counter(e.expectation_type for e in suite.expectations)
+    unknown = Counter(e["type"] for e in values["expectations"]) - known
+    if unknown:
+        raise ValueError(f"it holds expectations that are not known, or not valid: {', '.join(sorted(unknown))}")
+    return suite
 
 
 def _validate(suite: Any, frame: pd.DataFrame) -> dict[str, Any]:
@@ -92,7 +101,6 @@ def _validate(suite: Any, frame: pd.DataFrame) -> dict[str, Any]:
 
 def _expectation(result: dict[str, Any]) -> Expectation:
     config, outcome = result["expectation_config"], result.get("result") or {}
-    exception = result.get("exception_info") or {}
     indexes = outcome.get("unexpected_index_list") or []
     return Expectation(
         type=config["type"],
@@ -101,5 +109,13 @@ def _expectation(result: dict[str, Any]) -> Expectation:
         passed=bool(result["success"]),
         unexpected=int(outcome.get("unexpected_count") or 0),
         failing_ids=tuple(str(row.get("state_id")) for row in indexes[:ID_LIMIT]),
-        detail=str(exception.get("exception_message") or outcome.get("observed_value") or ""),
+        detail=_exception(result.get("exception_info") or {}) or str(outcome.get("observed_value") or ""),
     )
+
+
+def _exception(info: dict[str, Any]) -> str:
+    """The first message of what could not be evaluated; keyed by metric in some versions, flat in others."""
+    for part in (info, *(value for value in info.values() if isinstance(value, dict))):
+        if message := part.get("exception_message"):
+            return str(message)
+    return ""

@@ -174,9 +174,7 @@ def _expiry(kind: Kind) -> list[str]:
 def _row(kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
     rows = batch.num_rows
     other = _OTHER_ID[kind]
-    duplicates = pc.not_equal(
-        pc.bit_wise_and(batch.column("traits"), pa.scalar(int(Trait.DUPLICATE_KEYS), pa.uint16())), 0
-    )
+    duplicates = pc.not_equal(pc.bit_wise_and(batch.column("traits"), pa.scalar(Trait.DUPLICATE_KEYS, pa.uint16())), 0)
     columns = [
         pa.array([str(kind)] * rows, pa.string()),
         batch.column("state_id"),
@@ -203,8 +201,7 @@ def compared(session: Session, snapshots: list[SnapshotReader], meter: Meter) ->
             span = Span(key_range, pq.ParquetFile(file))
             for kind in target.kinds:
                 for batch in ahead(target.read(kind, span, unreadable.add)):
-                    if session.stopping():
-                        raise InterruptedError("another range failed")
+                    session.require_going()
                     for usable in digested_or_rejected(kind, batch, unreadable.add, None):
                         comparison.observe(kind, usable)
                     meter.add(batch.num_rows, batch.nbytes)

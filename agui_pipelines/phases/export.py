@@ -132,8 +132,7 @@ def _export_range(session: Session, plan: Plan, meter: Meter, name: str) -> Mani
         for kind in source.kinds:
             with Behind(partial(writer.write, kind)) as sink:
                 for batch in ahead(source.read(kind, span, writer.reject)):
-                    if session.stopping():
-                        raise InterruptedError("another range failed")
+                    session.require_going()
                     for usable in digested_or_rejected(kind, batch, writer.reject, source):
                         sink.put(usable)
                         states += usable.num_rows if kind is Kind.STATE else 0
@@ -170,7 +169,7 @@ def digested_or_rejected(
         yield from digested_or_rejected(kind, again, on_reject, None)
 
 
-def _unusable(kind: Kind, batch: pa.RecordBatch, row: int, traits: Trait) -> Reject:
+def _unusable(kind: Kind, batch: pa.RecordBatch, row: int, traits: int) -> Reject:
     key = "/".join(batch.column(c)[row].as_py() for c in id_columns(kind))
     reason, detail = next(text for trait, text in _REASONS.items() if traits & trait)
     return Reject(kind, key.encode(), batch.column("data")[row].as_py(), PHASE, reason, detail)

@@ -144,8 +144,7 @@ def _import_segment(
         return Written(**done.outputs)
     written = Written()
     for batch in _batches(session, snapshot, segment):
-        if session.stopping():
-            raise InterruptedError("another range failed")
+        session.require_going()
         written += target.write(Kind(segment.kind), batch)
         meter.add(batch.num_rows, batch.nbytes)
     target.flush()

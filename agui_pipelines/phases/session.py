@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from agui_pipelines.errors import StoppedError
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.ports import Reader, Store
 from agui_pipelines.progress import Listener, Meter, Progress, silent
@@ -95,5 +96,7 @@ class Session:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def stopping(self) -> bool:
-        return self.stop.is_set()
+    def require_going(self) -> None:
+        """Called by workers between batches: raises `StoppedError` once another worker failed or the run was interrupted."""
+        if self.stop.is_set():
+            raise StoppedError("This key range was stopped because another one failed or the run was interrupted.")

@@ -145,8 +145,7 @@ def _stage_range(session: Session, source: SnapshotReader, steps: Chain, meter: 
     ):
         for kind in Kind:
             for segment in source.segments(kind):
-                if session.stopping():
-                    raise InterruptedError("another range failed")
+                session.require_going()
                 if steps.identity and _holds_all(target, source, kind, segment, losses):
                     referenced.append(segment)
                 else:

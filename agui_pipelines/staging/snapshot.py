@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Final, Self
@@ -38,8 +38,12 @@ class _HashingFile:
         self._hash = xxh3_128()
         self.bytes = 0
         self.closed = False
+        self.discarding = False
+        """Set when the segment is given up: what the Parquet writer still writes on closing goes nowhere."""
 
     def write(self, data: bytes) -> int:
+        if self.discarding:
+            return len(data)
         self._hash.update(data)
         written = self._file.write(data)
         self.bytes += len(data)
@@ -116,7 +120,11 @@ class _OpenSegment:
         return Segment(self.path, self.kind, self.records, self.document_bytes, self._file.bytes, self._file.checksum())
 
     def abandon(self, error: BaseException) -> None:
-        self._stack.__exit__(type(error), error, error.__traceback__)
+        """Leave nothing behind. `error` is why; it is not raised again here."""
+        self._file.discarding = True
+        self._writer.close()
+        with suppress(type(error)):
+            self._stack.__exit__(type(error), error, error.__traceback__)
 
 
 class SnapshotWriter:
@@ -228,7 +236,7 @@ class SnapshotReader:
                 parquet = pq.ParquetFile(file)
                 for group in range(parquet.num_row_groups):
                     yield from parquet.read_row_group(group, columns=columns).to_batches()
-            except pa.ArrowException as error:
+            except (pa.ArrowException, OSError) as error:
                 raise _damaged(segment, str(error).splitlines()[0]) from error
 
     def verify(self) -> None:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 from upath import UPath
 
@@ -30,15 +30,17 @@ class Workspace:
     """The folder of one migration within a workspace."""
 
     def __init__(self, url: str, migration: str) -> None:
-        self.root: UPath = UPath(url) / migration
-        self._local = isinstance(self.root, Path)
+        root = UPath(url)
+        self._local = root.protocol in ("", "file", "local")
+        self.root: UPath = (UPath(root.path) if self._local else root) / migration
 
     def __str__(self) -> str:
         return str(self.root)
 
     @property
     def exists(self) -> bool:
-        return bool(self.root.exists())
+        with _own_errors(self.root):
+            return bool(self.root.exists())
 
     def path(self, name: str) -> UPath:
         return self.root.joinpath(*name.split("/"))
@@ -48,29 +50,12 @@ class Workspace:
         """Open `name` for writing; it appears under that name, durable, only when the block ends without an error.
 
         `exclusive` refuses to replace a file that exists (FileExistsError). Raises `StagingError` if it cannot be written.
+        What the block itself raises passes through, and leaves no file.
         """
         final = self.path(name)
-        with self._errors(final):
-            self._make_folder(final)
-            if not self._local:
-                with final.open("xb" if exclusive else "wb") as file:
-                    yield file
-                return
-            local = Path(str(final))
-            aside = local.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
-            try:
-                descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    yield file
-                    file.flush()
-                    os.fsync(file.fileno())
-                if exclusive:
-                    os.link(aside, local)
-                else:
-                    aside.replace(local)
-            finally:
-                aside.unlink(missing_ok=True)
-            _sync_folder(local.parent)
+        opened = _local_file if self._local else _remote_file
+        with opened(final, exclusive=exclusive) as file:
+            yield cast("IO[bytes]", _Writing(file, final))
 
     def write(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
         with self.writing(name, exclusive=exclusive) as file:
@@ -79,57 +64,113 @@ class Workspace:
     def read(self, name: str) -> bytes:
         """The content of a file. Raises `StagingError` if it is missing."""
         path = self.path(name)
-        with self._errors(path):
+        with _own_errors(path):
             content = path.read_bytes()
             return bytes(content)
 
     @contextmanager
     def reading(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file. Raises `StagingError` if it is missing."""
         path = self.path(name)
-        with self._errors(path), path.open("rb") as file:
+        with _own_errors(path):
+            file = path.open("rb")
+        with file:
             yield file
 
     def names(self, folder: str) -> list[str]:
         """The names of the files and folders in a folder, sorted; none if it does not exist. Files aside are left out."""
         path = self.path(folder)
-        if not path.exists():
-            return []
-        return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+        with _own_errors(path):
+            if not path.exists():
+                return []
+            return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
 
     def size(self, name: str) -> int:
         path = self.path(name)
-        with self._errors(path):
+        with _own_errors(path):
             return int(path.stat().st_size)
 
     def has(self, name: str) -> bool:
-        return bool(self.path(name).exists())
+        path = self.path(name)
+        with _own_errors(path):
+            return bool(path.exists())
 
-    def _make_folder(self, final: UPath) -> None:
-        if self._local:
-            missing = [folder for folder in Path(str(final)).parents if not folder.exists()]
-            for folder in reversed(missing):
-                folder.mkdir(mode=0o700, exist_ok=True)
-        else:
-            final.parent.mkdir(parents=True, exist_ok=True)
 
-    @contextmanager
-    def _errors(self, path: UPath) -> Iterator[None]:
-        try:
-            yield
-        except FileExistsError:
-            raise
-        except FileNotFoundError as error:
-            raise StagingError(
-                f"{path} is missing from the workspace.",
-                why="What was exported cannot be read without it.",
-                remedy="Restore the file, or start over with --fresh.",
-            ) from error
-        except OSError as error:
-            raise StagingError(
-                f"The workspace cannot be used: {path}: {error.strerror or error}.",
-                why="Snapshots and the ledger must be on disk before anything goes on.",
-                remedy="Make room or give permission there, then run the same command again: it resumes.",
-            ) from error
+class _Writing:
+    """A file whose own errors (a full disk) are told as errors of the workspace."""
+
+    def __init__(self, file: IO[bytes], path: UPath) -> None:
+        self._file, self._path = file, path
+
+    def write(self, data: Any) -> int:
+        with _own_errors(self._path):
+            return self._file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@contextmanager
+def _local_file(final: UPath, *, exclusive: bool) -> Iterator[IO[bytes]]:
+    path = Path(str(final))
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with _own_errors(final):
+        for folder in reversed([folder for folder in path.parents if not folder.exists()]):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        file = os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    try:
+        yield file
+        with _own_errors(final):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            if exclusive:
+                os.link(aside, path)
+            else:
+                aside.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):  # closing flushes, which fails again on a full disk
+            file.close()
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _remote_file(final: UPath, *, exclusive: bool) -> Iterator[IO[bytes]]:
+    with _own_errors(final):
+        if exclusive and final.exists():
+            raise FileExistsError(str(final))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        file = final.open("wb")
+    try:
+        yield file
+    except BaseException:
+        # Closing an object store's file would commit what has been written so far.
+        (file.discard if hasattr(file, "discard") else file.close)()
+        final.unlink(missing_ok=True)
+        raise
+    with _own_errors(final):
+        file.close()
+
+
+@contextmanager
+def _own_errors(path: UPath) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except FileNotFoundError as error:
+        raise StagingError(
+            f"{path} is missing from the workspace.",
+            why="What was exported cannot be read without it.",
+            remedy="Restore the file, or start over with --fresh.",
+        ) from error
+    except OSError as error:
+        raise StagingError(
+            f"The workspace cannot be used: {path}: {error.strerror or error}.",
+            why="Snapshots and the ledger must be on disk before anything goes on.",
+            remedy="Make room or give permission there, then run the same command again: it resumes.",
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,11 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Final
 
 import orjson
 
 from agui_pipelines import documents
+from agui_pipelines.ports import Snapshot, Version
 
 ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 """How Go writes a time that was never set."""
@@ -49,6 +51,19 @@ class VersionParts:
     parent_id: str
     extra: bytes | None
 
+    def of(self, state_id: str) -> Version:
+        """The version as one of a state's."""
+        return Version(
+            version_id=self.version_id,
+            state_id=state_id,
+            timestamp=self.timestamp,
+            data=self.data,
+            delta=self.delta,
+            metadata=self.metadata,
+            parent_id=self.parent_id,
+            extra=self.extra,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SnapshotParts:
@@ -60,6 +75,18 @@ class SnapshotParts:
     version_id: str
     metadata: bytes | None
     extra: bytes | None
+
+    def of(self, state_id: str) -> Snapshot:
+        """The snapshot as one of a state's."""
+        return Snapshot(
+            snapshot_id=self.snapshot_id,
+            state_id=state_id,
+            timestamp=self.timestamp,
+            data=self.data,
+            version_id=self.version_id,
+            metadata=self.metadata,
+            extra=self.extra,
+        )
 
 
 def version_parts(body: bytes) -> VersionParts:
@@ -194,10 +221,15 @@ def rfc3339(nanoseconds_: int) -> str:
     """
     seconds, fraction = divmod(nanoseconds_, _SECOND)
     try:
-        text = datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+        text = _to_the_second(seconds)
     except (OverflowError, OSError) as error:
         raise ValueError(f"{nanoseconds_} ns lies outside the years 1 to 9999") from error
     return f"{text}.{fraction:09d}".rstrip("0") + "Z" if fraction else text + "Z"
+
+
+@lru_cache(maxsize=64)  # what was written together was mostly written in the same second
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def _cut(body: bytes, keys: frozenset[str]) -> tuple[dict[str, bytes], bytes | None]:

@@ -3,7 +3,7 @@
 How the files lie is the business of `file_layout`, whose a version is that of `file_history`; `file_reader` and
 `file_writer` carry records from and to them.
 """
-# ruff: noqa: PTH103, PTH110, PTH112, PTH116, PTH120 - pathlib does not take bytes
+# ruff: noqa: PTH112, PTH116, PTH120 - pathlib does not take bytes
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
 from agui_pipelines.errors import ConnectionFailedError, StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.ports import OnReject, Place, Refusal, Snapshot, StoreStats, Transaction, Version, Written
-from agui_pipelines.records import Kind, id_columns
+from agui_pipelines.records import SCHEMAS, Kind, id_columns
 from agui_pipelines.spec import FileConfig
-from agui_pipelines.stores.bodies import STATE_ID, SnapshotParts, VersionParts, split_state_id
-from agui_pipelines.stores.file_changes import Changes, as_store_error
-from agui_pipelines.stores.file_history import Parts, instant
-from agui_pipelines.stores.file_layout import BACKUP, TREES, Layout, name_problem
-from agui_pipelines.stores.file_reader import FileReader
+from agui_pipelines.stores.bodies import STATE_ID, split_state_id
+from agui_pipelines.stores.file_changes import Changes, as_store_error, make_folder
+from agui_pipelines.stores.file_history import instant
+from agui_pipelines.stores.file_layout import BACKUP, Layout, name_problem
+from agui_pipelines.stores.file_reader import FileReader, is_text
 from agui_pipelines.stores.file_writer import Folders, Writer, kept_mtime
 
 _KEYS: Final = 10_000
@@ -104,27 +104,226 @@ class FileStore:
 
     def check(self) -> None:
         """See that files could be made below base_dir, or in the nearest folder above it that exists."""
-        nearest = _nearest(self._layout.base)
         with self._errors():
-            trees = [self._layout.tree(kind) for kind in Kind]
-            for folder in [nearest, *(tree for tree in trees if os.path.lexists(tree))]:
-                self._layout.refuse_outside(folder) if folder is not nearest else None
-                if not os.path.isdir(folder):
-                    raise StoreError(
-                        f"{os.fsdecode(folder)} is not a folder.",
-                        why=f"The file store keeps its files below {self._name}.",
-                        remedy="Correct file_options.base_dir, or move what is in the way.",
-                    )
-                if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                    raise StoreError(
-                        f"The folder {os.fsdecode(folder)} is not writable.",
-                        why=f"The file store keeps its files below {self._name}.",
-                        remedy="Give the user that runs this the right to write there.",
-                    )
+            self._refuse_unusable(_nearest(self._layout.base))
+            for tree in (self._layout.tree(kind) for kind in Kind):
+                if os.path.lexists(tree):
+                    self._layout.refuse_outside(tree)
+                    self._refuse_unusable(tree)
 
     def prepare(self) -> None:
         """Create base_dir and its three trees, and clear away what a process that ended long ago left half written."""
         with self._errors():
             for kind in Kind:
-                os.makedirs(self._layout.tree(kind), 0o755, exist_ok=True)
+                make_folder(self._layout.tree(kind))
             self._layout.remove_leftovers(before_ns=time.time_ns() - _LEFTOVER_NS)
+
+    def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
+        """Ids that name no file, and history ids that two states of one shard have in common."""
+        if kind is Kind.STATE:
+            reserve = self._reserve
+            problems = ((row, name_problem(id_, reserve=reserve)) for row, id_ in enumerate(_column(batch, "state_id")))
+            return [Refusal(row, *problem) for row, problem in problems if problem is not None]
+        return list(self._history_refusals(kind, batch))
+
+    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:
+        """A file has no expiry and one time only, which is kept as its mtime: ``updated_at``."""
+        if kind is not Kind.STATE:
+            return {}
+        expiry = batch.num_rows - batch.column("expires_at").null_count
+        times = zip(_column(batch, "created_at"), _column(batch, "updated_at"), strict=True)
+        timestamps = sum(_loses_time(created, updated) for created, updated in times)
+        return {name: count for name, count in (("expiry", expiry), ("timestamps", timestamps)) if count}
+
+    def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
+        """Nothing of the batch is visible until all of it is written aside; then file by file is put in its place.
+
+        Raises `UnstorableRecordError` for a row that `refusals` names, `StoreError` when the file system does.
+        """
+        with self._writing(synced=False) as writer:
+            if kind is Kind.STATE:
+                columns = (_column(batch, name) for name in ("state_id", "data", "updated_at"))
+                for state_id, data, updated_at in zip(*columns, strict=True):
+                    writer.put_state(state_id, data, kept_mtime(updated_at))
+            elif kind is Kind.VERSION:
+                for row in _rows(kind, batch):
+                    writer.save_version(Version(**row))
+            else:
+                for row in _rows(kind, batch):
+                    writer.save_snapshot(Snapshot(**row))
+        return writer.written
+
+    def flush(self) -> None:
+        """Wait until all that was written is on disk, if the store is configured to be durable.
+
+        By one `sync` of the machine's file systems, since an fsync for each file would make a migration fifteen times
+        slower. (On systems whose sync does not wait, macOS for one, a power cut in the next seconds may still take some
+        files; a repeated import writes them again.)
+        """
+        if self._options.durable:
+            os.sync()
+
+    def get_state(self, state_id: str) -> bytes | None:
+        with self._errors():
+            return self._reader.state(state_id)
+
+    def set_state(self, state_id: str, document: bytes) -> None:
+        with self._writing(synced=self._options.durable) as writer:
+            writer.set_state(state_id, document)
+
+    def delete_state(self, state_id: str) -> bool:
+        """Its backup stays, as in the reference."""
+        with self._writing(synced=self._options.durable) as writer:
+            return writer.remove_state(state_id)
+
+    def list_states(self) -> Iterator[str]:
+        """In no order. Files whose names are not UTF-8 are left out; `keys` and `read` tell of them."""
+        with self._errors():
+            for key in self._reader.state_ids():
+                if is_text(key):
+                    yield key.decode()
+
+    def get_version(self, state_id: str, version_id: str) -> Version | None:
+        with self._errors():
+            return self._reader.version(state_id, version_id)
+
+    def save_version(self, version: Version) -> None:
+        with self._writing(synced=self._options.durable) as writer:
+            writer.save_version(version)
+
+    def get_version_history(self, state_id: str, limit: int = 0) -> Sequence[Version]:
+        with self._errors():
+            versions = self._reader.versions(state_id)
+            if limit > 0:
+                return heapq.nlargest(limit, versions, key=_version_order)
+            return sorted(versions, key=_version_order, reverse=True)
+
+    def get_snapshot(self, state_id: str, snapshot_id: str) -> Snapshot | None:
+        with self._errors():
+            return self._reader.snapshot(state_id, snapshot_id)
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        with self._writing(synced=self._options.durable) as writer:
+            writer.save_snapshot(snapshot)
+
+    def list_snapshots(self, state_id: str) -> Sequence[Snapshot]:
+        with self._errors():
+            return sorted(self._reader.snapshots(state_id), key=_snapshot_order, reverse=True)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Files are written aside at once and renamed when the block ends.
+
+        A crash between two of the renames leaves the first changes made and the others not, as a file system knows no
+        transaction over several files; no file is ever half written. What is read within the block is as it was before.
+        """
+        with self._writing(synced=self._options.durable) as writer:
+            yield writer
+
+    def stats(self) -> StoreStats:
+        """Counts files by their names; their bytes are not added up."""
+        with self._errors():
+            states, versions, snapshots = (self._count(kind) for kind in Kind)
+        details = {"base_dir": self._name, "shards": str(self._layout.shards)}
+        return StoreStats(states, versions, snapshots, server=self.ping(), details=details)
+
+    @property
+    def _name(self) -> str:
+        return os.fsdecode(self._layout.base)
+
+    @property
+    def _reserve(self) -> int:
+        """Bytes that a state's file name must leave for that of its backup."""
+        return len(BACKUP) if self._options.enable_backups else 0
+
+    def _count(self, kind: Kind) -> int:
+        return sum(1 for folder in self._layout.folders(kind) for _ in self._layout.entries(kind, folder))
+
+    @contextmanager
+    def _writing(self, *, synced: bool) -> Iterator[Writer]:
+        """A writer whose changes are made when the block ends, and dropped if it fails."""
+        changes = Changes(self._options.file_mode, synced=synced)
+        try:
+            yield Writer(self._layout, self._folders, changes, self._reserve)
+            changes.commit()
+        finally:
+            changes.discard()
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return as_store_error(self._layout.base)
+
+    def _need_base(self) -> None:
+        """A folder that is not there is no empty store: most likely its name is wrong."""
+        if not os.path.isdir(self._layout.base):
+            raise StoreError(
+                f"The folder {self._name} does not exist.",
+                why="It is the base_dir of a file store, so nothing can be read.",
+                remedy="Correct file_options.base_dir, or mount what belongs there.",
+            )
+
+    def _refuse_unusable(self, folder: bytes) -> None:
+        problem = ""
+        if not os.path.isdir(folder):
+            problem = "is not a folder"
+        elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            problem = "cannot be written to"
+        if problem:
+            raise StoreError(
+                f"{os.fsdecode(folder)} {problem}.",
+                why=f"The file store keeps its files below {self._name}.",
+                remedy="Correct file_options.base_dir, or the folder's permissions.",
+            )
+
+    def _history_refusals(self, kind: Kind, batch: pa.RecordBatch) -> Iterator[Refusal]:
+        _, id_column = id_columns(kind)
+        states: dict[tuple[bytes, str], str] = {}
+        columns = (_column(batch, name) for name in ("state_id", id_column, "extra"))
+        for row, (state_id, id_, extra) in enumerate(zip(*columns, strict=True)):
+            problem = name_problem(id_)
+            if problem is not None:
+                yield Refusal(row, *problem)
+                continue
+            other = states.setdefault((self._layout.folder(state_id), id_), state_id)
+            if other != state_id:
+                yield Refusal(
+                    row, "shared_name", f"The states {other!r} and {state_id!r} would share the {kind} file {id_!r}."
+                )
+            elif split_state_id(extra)[0] is not None:
+                yield Refusal(
+                    row, "reserved_member", f"The {kind} {id_!r} has a member {STATE_ID}, which is the file store's."
+                )
+
+
+def _nearest(path: bytes) -> bytes:
+    """The path itself, or the nearest above it at which there is something."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _loses_time(created_at: str | None, updated_at: str | None) -> bool:
+    return created_at is not None or (updated_at is not None and kept_mtime(updated_at) is None)
+
+
+def _version_order(version: Version) -> tuple[int, str]:
+    return instant(version.timestamp), version.version_id
+
+
+def _snapshot_order(snapshot: Snapshot) -> tuple[int, str]:
+    return instant(snapshot.timestamp), snapshot.snapshot_id
+
+
+def _catalogue(keys: list[bytes], weights: list[int]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array(keys, pa.binary()), pa.array(weights, pa.int64())], schema=CATALOGUE)
+
+
+def _column(batch: pa.RecordBatch, name: str) -> list[Any]:
+    values: list[Any] = batch.column(name).to_pylist()
+    return values
+
+
+def _rows(kind: Kind, batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """The rows of a batch, bare or digested, with the columns of the bare one."""
+    names = SCHEMAS[kind].names
+    for row in zip(*(_column(batch, name) for name in names), strict=True):
+        yield dict(zip(names, row, strict=True))

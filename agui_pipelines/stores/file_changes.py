@@ -5,7 +5,7 @@ What a crash leaves: before `commit` began, files beside the records whose names
 file system knows no transaction over several files, so the rest is lost and must be asked for again. A record's file
 is always either the old or the new one, never a part.
 """
-# ruff: noqa: PTH103, PTH105, PTH108, PTH120 - pathlib does not take bytes
+# ruff: noqa: PTH102, PTH105, PTH108, PTH112, PTH120 - pathlib does not take bytes
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Changes:
         try:
             descriptor = os.open(aside, _WRITE, self.mode)
         except FileNotFoundError:
-            os.makedirs(folder, _DIRECTORY_MODE, exist_ok=True)
+            make_folder(folder)
             descriptor = os.open(aside, _WRITE, self.mode)
         try:
             _fill(descriptor, content)
@@ -160,6 +160,16 @@ class Changes:
         return aside
 
 
+def make_folder(folder: bytes) -> None:
+    """Create a folder with those above it. Each for itself, as Python gives its mode to the last one only."""
+    if not os.path.isdir(folder):
+        parent = os.path.dirname(folder)
+        if parent != folder:
+            make_folder(parent)
+        with suppress(FileExistsError):  # somebody else was quicker, or it is a file, which the next step will tell
+            os.mkdir(folder, _DIRECTORY_MODE)
+
+
 def _fill(descriptor: int, content: bytes) -> None:
     written = os.write(descriptor, content)
     while written < len(content):  # a single write takes 2 GiB at most, and less when the disk fills up
@@ -174,7 +184,10 @@ def _set_time(file: bytes | int, mtime_ns: int | None) -> None:
 
 
 def _sync_folder(folder: bytes) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:  # a file was to be removed from it, and so it is
+        return
     try:
         os.fsync(descriptor)
     finally:

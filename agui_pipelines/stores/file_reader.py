@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from agui_pipelines.errors import StoreError
 from agui_pipelines.keyspace import Span
-from agui_pipelines.ports import BATCH_BYTES, OnReject
+from agui_pipelines.ports import BATCH_BYTES, OnReject, Snapshot, Version
 from agui_pipelines.records import SCHEMAS, Kind, Reject
-from agui_pipelines.stores.bodies import VersionParts, rfc3339
+from agui_pipelines.stores.bodies import SnapshotParts, VersionParts, rfc3339
 from agui_pipelines.stores.file_content import Content, UnreadableError, read, read_raw
 from agui_pipelines.stores.file_history import HISTORY, FolderHistory, Parts, Record, attribute, read_record
 from agui_pipelines.stores.file_layout import SUFFIX, Layout, as_text, name_problem
@@ -24,6 +24,9 @@ _PHASE: Final = "export"
 _KEYS: Final = 1000
 _ROWS: Final = 2000
 """Rows per batch of small records."""
+
+_REJECTED: Final = Content(b"", 0)
+"""Stands for the content of a file that is there and was rejected."""
 
 _histories: Final[FolderMemory[FolderHistory]] = FolderMemory()
 _strays: Final[FolderMemory[tuple[bytes, ...]]] = FolderMemory()
@@ -70,7 +73,7 @@ class FileReader:
         if name_problem(state_id) is not None:
             return None
         self._verify(Kind.STATE, self.layout.folder(state_id))
-        for path in self.layout.state_paths(state_id):
+        for path in self.layout.state_paths(state_id.encode()):
             try:
                 content = read(path, self.layout.base)
             except UnreadableError as error:
@@ -108,42 +111,40 @@ class FileReader:
         trees = [self.layout.tree(kind, folder) for kind in Kind]
         return _histories.get(trees, lambda: attribute(self.layout, folder))
 
-    def record(self, kind: Kind, state_id: str, id_: str) -> Parts | None:
-        """One version or snapshot. Raises `StoreError` if its file cannot be read."""
-        if name_problem(id_) is not None:
-            return None
-        folder, key = self.layout.folder(state_id), id_.encode()
-        record = self._record(kind, folder, key)
-        if record is None or record.state_id not in (None, state_id):
-            return None
-        if record.state_id is None and self._belongs_to_another(kind, folder, state_id, key):
-            return None
-        return record.parts
+    def version(self, state_id: str, version_id: str) -> Version | None:
+        """Raises `StoreError` if the file cannot be read."""
+        parts = self._owned(Kind.VERSION, state_id, version_id)
+        return parts.of(state_id) if isinstance(parts, VersionParts) else None
 
-    def records(self, kind: Kind, state_id: str) -> Iterator[Parts]:
-        """All versions or snapshots of a state, in no order. Raises as `record`."""
-        folder = self.layout.folder(state_id)
-        for key in self.history(folder).keys(kind, _encoded(state_id)):
-            record = self._record(kind, folder, key)
-            if record is not None and record.state_id in (None, state_id):
-                yield record.parts
+    def snapshot(self, state_id: str, snapshot_id: str) -> Snapshot | None:
+        """Raises as `version`."""
+        parts = self._owned(Kind.SNAPSHOT, state_id, snapshot_id)
+        return parts.of(state_id) if isinstance(parts, SnapshotParts) else None
 
-    def _record(self, kind: Kind, folder: bytes, key: bytes) -> Record | None:
-        self._verify(kind, folder)
-        try:
-            return read_record(self.layout, kind, self.layout.path(kind, folder, key), key)
-        except UnreadableError as error:
-            raise _store_error(error) from error
+    def versions(self, state_id: str) -> Iterator[Version]:
+        """All of a state, in no order. Raises as `version`."""
+        for parts in self._all_owned(Kind.VERSION, state_id):
+            if isinstance(parts, VersionParts):
+                yield parts.of(state_id)
+
+    def snapshots(self, state_id: str) -> Iterator[Snapshot]:
+        """All of a state, in no order. Raises as `version`."""
+        for parts in self._all_owned(Kind.SNAPSHOT, state_id):
+            if isinstance(parts, SnapshotParts):
+                yield parts.of(state_id)
 
     def states_in(self, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         """The states of a key range."""
         strays = self._strays()
         rows = _Rows(SCHEMAS[Kind.STATE])
         for keys in span.keys(_KEYS):
-            for key in keys:
-                content = self._state_of(key, strays.get(key, ()), on_reject)
-                if content is not None:
-                    row = (key.decode(), content.data, None, _time(content.mtime_ns), None)
+            usable = self._usable(keys, on_reject)
+            for key, path in zip(usable, self.layout.paths(usable), strict=True):
+                content = self._content(key, path, on_reject)
+                if key in strays:
+                    content = self._with_strays(key, content, strays[key], on_reject)
+                if content is not None and content is not _REJECTED:
+                    row = (key, content.data, None, _time(content.mtime_ns), None)
                     if full := rows.add(row, len(content.data)):
                         yield full
         yield from rows.rest()
@@ -173,32 +174,59 @@ class FileReader:
                 strays.setdefault(key, []).append(folder)
         return strays
 
-    def _state_of(self, key: bytes, strays: Sequence[bytes], on_reject: OnReject) -> Content | None:
-        """A state of a key range, read from where it belongs, or else from the folder in which it is a stray."""
-        if b"/" in key or b"\0" in key:  # a key of another place; no file can have that name
+    def _owned(self, kind: Kind, state_id: str, id_: str) -> Parts | None:
+        if name_problem(id_) is not None:
             return None
-        if not _is_text(key):
-            for path in self.layout.state_paths(as_text(key)):
-                self._report(Kind.STATE, key, path, *_not_text(path), on_reject)
+        folder, key = self.layout.folder(state_id), id_.encode()
+        record = self._record(kind, folder, key)
+        if record is None or record.state_id not in (None, state_id):
             return None
-        path = self.layout.path(Kind.STATE, self.layout.folder(key.decode()), key)
-        content, is_there = self._content(key, path, on_reject)
-        for folder in strays:
-            path = self.layout.path(Kind.STATE, folder, key)
-            if is_there:
-                self._report(Kind.STATE, key, path, *_shadowed(path), on_reject)
-            else:
-                content, is_there = self._content(key, path, on_reject)
-        return content
+        if record.state_id is None and self._belongs_to_another(kind, folder, state_id, key):
+            return None
+        return record.parts
 
-    def _content(self, key: bytes, path: bytes, on_reject: OnReject) -> tuple[Content | None, bool]:
-        """What a state's file holds, if it can be read, and whether there is such a file."""
+    def _all_owned(self, kind: Kind, state_id: str) -> Iterator[Parts]:
+        folder = self.layout.folder(state_id)
+        for key in self.history(folder).keys(kind, _encoded(state_id)):
+            record = self._record(kind, folder, key)
+            if record is not None and record.state_id in (None, state_id):
+                yield record.parts
+
+    def _usable(self, keys: list[bytes], on_reject: OnReject) -> list[bytes]:
+        """The keys that can be ids of states here. The others have no file, or one whose name is not UTF-8."""
+        joined = b"\0".join(keys)
+        if b"/" not in joined and joined.count(b"\0") == len(keys) - 1 and is_text(joined):
+            return keys
+        usable = []
+        for key in keys:
+            if b"/" in key or b"\0" in key:  # a key of another place
+                continue
+            if is_text(key):
+                usable.append(key)
+                continue
+            for path in self.layout.state_paths(key):
+                self._report(Kind.STATE, key, path, *_not_text(path), on_reject)
+        return usable
+
+    def _content(self, key: bytes, path: bytes, on_reject: OnReject) -> Content | None:
+        """What a state's file holds; None if there is none, `_REJECTED` if it cannot be read."""
         try:
-            content = read(path, self.layout.base)
+            return read(path, self.layout.base)
         except UnreadableError as error:
             on_reject(Reject(Kind.STATE, key, error.raw, _PHASE, error.reason, error.detail))
-            return None, True
-        return content, content is not None
+            return _REJECTED
+
+    def _with_strays(
+        self, key: bytes, content: Content | None, folders: Sequence[bytes], on_reject: OnReject
+    ) -> Content | None:
+        """The content of a state some of whose files lie in wrong folders: of the right one, else the first of those."""
+        for folder in folders:
+            path = self.layout.path(Kind.STATE, folder, key)
+            if content is None:
+                content = self._content(key, path, on_reject)
+            else:
+                self._report(Kind.STATE, key, path, *_shadowed(path), on_reject)
+        return content
 
     def _records_of(
         self, kind: Kind, key: bytes, found: Sequence[tuple[bytes, Sequence[bytes]]], on_reject: OnReject
@@ -210,7 +238,7 @@ class FileReader:
         for folder, ids in sorted(found, key=lambda item: item[0] != belongs):
             for id_ in ids:
                 path, name = self.layout.path(kind, folder, id_), key + b"/" + id_
-                if id_ in seen or not _is_text(key):
+                if id_ in seen or not is_text(key):
                     why = _shadowed(path) if id_ in seen else _not_text(path)
                     self._report(kind, name, path, *why, on_reject)
                     continue
@@ -233,6 +261,13 @@ class FileReader:
         if content is not None:
             on_reject(Reject(kind, id_, content.data, _PHASE, reason, detail))
 
+    def _record(self, kind: Kind, folder: bytes, key: bytes) -> Record | None:
+        self._verify(kind, folder)
+        try:
+            return read_record(self.layout, kind, self.layout.path(kind, folder, key), key)
+        except UnreadableError as error:
+            raise _store_error(error) from error
+
     def _belongs_to_another(self, kind: Kind, folder: bytes, state_id: str, key: bytes) -> bool:
         """Whether a file that names no state was found to be another state's; one that is nobody's may be asked for."""
         history = self.history(folder)
@@ -245,7 +280,8 @@ class FileReader:
             self._verified.add(tree)
 
 
-def _is_text(key: bytes) -> bool:
+def is_text(key: bytes) -> bool:
+    """Whether an id is UTF-8, without which it can be in no record."""
     try:
         key.decode()
     except UnicodeDecodeError:

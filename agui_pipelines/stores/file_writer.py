@@ -12,10 +12,10 @@ from agui_pipelines.errors import StoreError, UnstorableRecordError
 from agui_pipelines.ports import Snapshot, Version, Written
 from agui_pipelines.records import Kind
 from agui_pipelines.stores.bodies import nanoseconds, snapshot_body, version_body
-from agui_pipelines.stores.file_changes import Changes
+from agui_pipelines.stores.file_changes import Changes, as_store_error
 from agui_pipelines.stores.file_content import Content, UnreadableError, indented, read_raw
 from agui_pipelines.stores.file_history import read_record
-from agui_pipelines.stores.file_layout import BACKUP, SUFFIX, Layout, name_problem
+from agui_pipelines.stores.file_layout import SUFFIX, Layout, name_problem
 
 _SECOND: Final = 10**9
 _SECONDS: Final = range(-(2**31), 2**31)
@@ -48,12 +48,13 @@ class Folders:
     def admit(self, kind: Kind, folder: bytes, key: bytes) -> bytes:
         """The path of a record that may be written. Raises `StoreError` if it would fall outside, or on another id's."""
         tree = self.layout.tree(kind, folder)
-        if self._folds is None:
-            self._folds = self.layout.folds_case()
-        if tree not in self._names:
-            self.layout.refuse_outside(tree)
-            names = os.listdir(tree) if self._folds and os.path.exists(tree) else []
-            self._names[tree] = {_folded(name): name for name in names}
+        with as_store_error(tree):
+            if self._folds is None:
+                self._folds = self.layout.folds_case()
+            if tree not in self._names:
+                self.layout.refuse_outside(tree)
+                names = os.listdir(tree) if self._folds and os.path.exists(tree) else []
+                self._names[tree] = {_folded(name): name for name in names}
         if self._folds:
             self._refuse_twin(tree, key + SUFFIX)
         return self.layout.path(kind, folder, key)
@@ -80,7 +81,8 @@ class Writer:
     layout: Layout
     folders: Folders
     changes: Changes
-    backups: bool
+    reserve: int
+    """Bytes that the name of a state's file must leave for that of its backup; 0 where none are kept."""
     written: Written = field(default_factory=Written)
     _states: dict[bytes, str] = field(default_factory=dict)
     """Whose the history files are that were collected, by path."""
@@ -91,12 +93,12 @@ class Writer:
 
     def put_state(self, state_id: str, document: bytes, mtime_ns: int | None = None, *, touched: bool = False) -> None:
         """Raises `UnstorableRecordError` for an id or a document that cannot be a state's file, else `StoreError`."""
-        refuse_name(state_id, reserve=len(BACKUP) if self.backups else 0)
+        refuse_name(state_id, reserve=self.reserve)
         content = _laid_out(document, f"The state {state_id!r}")
         path = self.folders.admit(Kind.STATE, self.layout.folder(state_id), state_id.encode())
         present = self._present(path)
         if present is None or present.data != content:
-            previous = path if self.backups and present is not None else None
+            previous = path if self.reserve and present is not None else None
             self.changes.put(path, content, mtime_ns=mtime_ns, previous=previous)
             self.written += Written(updated=1) if present is not None else Written(inserted=1)
         elif touched or mtime_ns not in (None, present.mtime_ns):
@@ -113,7 +115,8 @@ class Writer:
         """Whether there was one. It goes from every folder in which it lies."""
         if name_problem(state_id) is not None:
             return False
-        paths = self.layout.state_paths(state_id)
+        with as_store_error(self.layout.base):
+            paths = self.layout.state_paths(state_id.encode())
         present = [path for path in paths if os.path.lexists(path)]
         for path in paths:  # also where there is none yet: it may have been collected before
             self.changes.remove(path)
@@ -197,7 +200,9 @@ def _laid_out(document: bytes, whose: str) -> bytes:
         return indented(document)
     except ValueError as error:
         raise UnstorableRecordError(
-            f"{whose} cannot be stored: {error}.", why="A file of the store holds one JSON object.", reason="undecodable"
+            f"{whose} cannot be stored: {error}.",
+            why="A file of the store holds one JSON object.",
+            reason="undecodable",
         ) from error
 
 

@@ -10,11 +10,12 @@ function is called with each recorded document in the same way.
 from __future__ import annotations
 
 import importlib
-import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Final
 
 import pyarrow as pa
 from xxhash import xxh3_64_hexdigest
@@ -24,15 +25,17 @@ from agui_pipelines.errors import SpecError, TransformError
 from agui_pipelines.ports import OnReject
 from agui_pipelines.records import Kind, Reject
 
+_NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
 Function = Callable[[str, dict[str, Any]], Any]
 
 
 class PythonFunction:
     identity = False
 
-    def __init__(self, name: str, function: Function) -> None:
+    def __init__(self, name: str, function: Function, fingerprint: str) -> None:
         self._name, self._function = name, function
-        self.fingerprint = f"python:{name}:{_source_digest(function)}"
+        self.fingerprint = fingerprint
 
     def apply(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
         ids: list[str] = []
@@ -67,35 +70,55 @@ class PythonFunction:
                 why="A state needs an id and a JSON object.",
                 remedy="Return the document (a dict), or (state_id, document).",
             )
+        new_id.encode()  # a lone surrogate raises here, as a failure of this record
         return new_id, documents.dumps(value)
 
 
 def build(options: Any, folder: Path) -> PythonFunction:
-    if not isinstance(options, str) or options.count(":") != 1:
+    if not isinstance(options, str) or not _NAME.fullmatch(options):
         raise SpecError("The transform 'python' needs a function: python: \"module:function\".")
-    return PythonFunction(options, load_function(options, folder))
+    function, fingerprint = load_function(options, folder)
+    return PythonFunction(options, function, fingerprint)
 
 
-def _source_digest(function: Function) -> str:
-    """A digest of the module that the function stands in, so that a mended transform is run again on resume."""
-    source = inspect.getsourcefile(inspect.unwrap(function))
-    return xxh3_64_hexdigest(Path(source).read_bytes()) if source else "unknown"
+def load_function(name: str, folder: Path) -> tuple[Function, str]:
+    """Import ``module:function``; returns it with a digest of its module's source, so that a mended one runs again on resume.
 
-
-def load_function(name: str, folder: Path) -> Function:
-    """Import ``module:function``. Raises `SpecError` if there is no such module or function."""
+    A module beside the migration file is read anew each time, and never mistaken for another of the same name. Raises
+    `SpecError` if there is no such module or function, or the module cannot be imported.
+    """
     module_name, _, attribute = name.partition(":")
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    beside = _beside(module_name, folder)
     try:
-        function = getattr(importlib.import_module(module_name), attribute)
+        module = _read(beside) if beside else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise SpecError(
             f"The transform '{name}' cannot be loaded: there is no module '{error.name}'.",
             remedy=f"It is looked for in {folder} and on the Python path.",
         ) from error
-    except AttributeError as error:
-        raise SpecError(f"The transform '{name}' cannot be loaded: {module_name} has no '{attribute}'.") from error
+    except Exception as error:
+        raise SpecError(f"The transform '{name}' cannot be loaded: {type(error).__name__}: {error}") from error
+    function = getattr(module, attribute, None)
     if not callable(function):
-        raise SpecError(f"The transform '{name}' is not callable.")
-    return function  # type: ignore[no-any-return]
+        raise SpecError(f"The transform '{name}' cannot be loaded: {module_name} has no function '{attribute}'.")
+    source = getattr(module, "__file__", None)
+    digest = xxh3_64_hexdigest(Path(source).read_bytes()) if source and Path(source).is_file() else "built-in"
+    return function, f"python:{name}:{digest}"
+
+
+def _beside(module_name: str, folder: Path) -> Path | None:
+    stem = folder.joinpath(*module_name.split("."))
+    return next((file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()), None)
+
+
+def _read(file: Path) -> ModuleType:
+    """Execute a module file under a name of its own; its folder is on the path, for what it imports in turn."""
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    name = f"agui_transform_{xxh3_64_hexdigest(str(file).encode())}"
+    module = ModuleType(name)
+    module.__file__ = str(file)
+    sys.modules[name] = module  # dataclasses and pickling look a class's module up there
+    # Compiled from the text: a byte code cache may be as old as the file's time is coarse.
+    exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)  # noqa: S102 - the operator names this file
+    return module
