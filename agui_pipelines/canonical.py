@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -118,7 +119,14 @@ def _same_tokens(dump: bytes, document: bytes) -> bool:
     if dump == document:
         return True
     dump, document = dump.translate(None, _WHITE_SPACE), document.translate(None, _WHITE_SPACE)
-    return dump == document or _STRING.sub(b'""', dump) == _STRING.sub(b'""', document)
+    return dump == document or _outside_strings(dump) == _outside_strings(document)
+
+
+def _outside_strings(text: bytes) -> list[bytes]:
+    """What stands between the strings of a JSON text. Quotation marks alone tell, unless one is escaped."""
+    if b'\\"' in text:
+        text = _STRING.sub(b'""', text)
+    return text.split(b'"')[::2]
 
 
 def _has_exponent(dump: bytes) -> bool:
@@ -130,7 +138,7 @@ def _has_exponent(dump: bytes) -> bool:
 
 def _whole_floats_shortened(ordered: bytes) -> bytes | None:
     """A dump in which ``1.0`` is ``1``; None if that cannot be told from text in strings, or there is a ``-0.0``."""
-    skeleton = _STRING.sub(b'""', ordered)
+    skeleton = b'"'.join(_outside_strings(ordered))
     if b"-0.0" in skeleton or len(_WHOLE_FLOAT.findall(skeleton)) != len(_WHOLE_FLOAT.findall(ordered)):
         return None
     return _WHOLE_FLOAT.sub(b"", ordered)
@@ -140,8 +148,7 @@ def canonical_number(token: str) -> str:
     """Spell a JSON number so that equal decimal values, and only those, have equal spellings.
 
     Plain notation without trailing zeros up to 30 digits on either side of the point, otherwise ``<digits>e<exponent>``
-    with an integer mantissa that does not end in zero and the exponent in hexadecimal (Python neither reads nor writes decimal
-    integers of more than 4,300 digits). Zero, with any sign, is ``0``.
+    with an integer mantissa that does not end in zero. Zero, with any sign, is ``0``.
     """
     mantissa, _, exponent_text = token.lower().partition("e")
     sign = "-" if mantissa.startswith("-") else ""
@@ -157,7 +164,7 @@ def canonical_number(token: str) -> str:
     if -_PLAIN_DIGITS <= exponent < 0 and len(stripped) + exponent <= _PLAIN_DIGITS:
         padded = stripped.rjust(1 - exponent, "0")
         return f"{sign}{padded[:exponent]}.{padded[exponent:]}"
-    return f"{sign}{stripped}e{exponent:x}"
+    return f"{sign}{stripped}e{_spelled(exponent)}"
 
 
 def _exponent(text: str) -> int:
@@ -168,6 +175,11 @@ def _exponent(text: str) -> int:
         chunk = digits[start : start + _CONVERTIBLE_DIGITS]
         value = value * 10 ** len(chunk) + int(chunk)
     return -value if text.startswith("-") else value
+
+
+def _spelled(exponent: int) -> str:
+    """An integer in decimal; Python itself refuses to write more than 4,300 digits."""
+    return str(exponent) if exponent.bit_length() < _CONVERTIBLE_DIGITS else format(Decimal(exponent), "f")
 
 
 def _is_extreme(token: str) -> bool:

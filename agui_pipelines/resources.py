@@ -48,9 +48,9 @@ class MigrationRun:
 
     @contextmanager
     def planned(self, context: Context) -> Iterator[tuple[Session, Plan]]:
-        """Like `session`, with the newest plan."""
+        """Like `session`, with the newest plan of the run's purpose."""
         with self.session(context) as session:
-            yield session, current(session)
+            yield session, current(session, self.purpose)
 
 
 class MigrationFile(dg.ConfigurableResource[MigrationRun]):

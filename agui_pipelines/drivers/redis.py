@@ -23,9 +23,9 @@ from typing import Any, Final
 import hiredis
 from redis.exceptions import RedisError
 
-from agui_pipelines.drivers.redis_errors import LOGIN, connect_failure, error_reply, interrupted, unusable_mode
+from agui_pipelines.drivers.redis_errors import LOGIN, connect_failure, error_reply, interrupted, silent, unusable_mode
 from agui_pipelines.drivers.redis_target import Target
-from agui_pipelines.errors import MigrationError, StoreError
+from agui_pipelines.errors import InterruptedConnectionError, MigrationError, StoreError
 from agui_pipelines.spec import RedisConfig, RedisKeysConfig
 
 RECEIVE_BYTES: Final = 256 * 1024
@@ -216,7 +216,10 @@ class RedisWire:
             self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE)
             self._parser.setmaxbuf(_IDLE_PARSER_BYTES)
             self._expiry_command = b""
-            self._server = self._introduced()
+            try:
+                self._server = self._introduced()
+            except InterruptedConnectionError as error:
+                raise silent(error, self._target) from error
         return self._socket
 
     def _log_in(self) -> None:

@@ -85,6 +85,14 @@ def interrupted(error: OSError, target: Target) -> InterruptedConnectionError:
     )
 
 
+def silent(error: InterruptedConnectionError, target: Target) -> ConnectionFailedError:
+    """A connection that broke before it was ever of use, which is no reason to try it again."""
+    return ConnectionFailedError(
+        f"What listens at {target.address} does not answer as a Redis does. {error.message}",
+        remedy="See whether it is a Redis, and whether it wants TLS, that is rediss:// in connection_url.",
+    )
+
+
 def unusable_mode(mode: str, target: Target) -> StoreError:
     if mode == "sentinel":
         return StoreError(
@@ -100,6 +108,7 @@ def unusable_mode(mode: str, target: Target) -> StoreError:
 def connect_failure(error: Exception, target: Target, timeout: float | None) -> MigrationError:
     """What kept us from connecting. Only the type of a driver's exception is used, or a system error behind it."""
     cause = error if isinstance(error, OSError) else error.__context__
+    remedy = "Start it, or correct connection_url."
     if isinstance(error, (redis_errors.AuthenticationError, redis_errors.AuthorizationError)):
         return _refused_login("WRONGPASS" if target.options.get("password") else "NOAUTH", target)
     if isinstance(error, redis_errors.BusyLoadingError):
@@ -115,12 +124,11 @@ def connect_failure(error: Exception, target: Target, timeout: float | None) -> 
         reason = f"no answer within {timeout:g} s" if timeout else "no answer"
     elif isinstance(cause, OSError):
         reason = _reason_of(cause)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            remedy = "Use the name that is in the certificate, or name its authority: ?ssl_ca_certs=/path/ca.pem."
     else:
         reason = "the connection was closed before the login was done"
-    return ConnectionFailedError(
-        f"Redis at {target.address} cannot be reached: {reason}.",
-        remedy="Start it, or correct connection_url.",
-    )
+    return ConnectionFailedError(f"Redis at {target.address} cannot be reached: {reason}.", remedy=remedy)
 
 
 def _reason_of(error: OSError) -> str:

@@ -22,6 +22,7 @@ from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Reader, Store
 from agui_pipelines.staging.workspace import Workspace, new_id
 from agui_pipelines.state_manager import StateManager
+from agui_pipelines.transforms import chain
 
 PHASE: Final = "plan"
 _CLOSING: Final = ("validate", "preview")
@@ -72,8 +73,9 @@ class Plan:
 def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False) -> Plan:
     """Resume the open plan, or make a new one. `fresh` always makes a new one.
 
-    Raises `ConnectionFailedError` or `StoreError` if either end is not usable, `SamePlaceError` if both are one place.
+    Raises `SpecError` for a transform that cannot be loaded, `ConnectionFailedError` or `StoreError` if either end is not usable, `SamePlaceError` if both are one place.
     """
+    chain(session.migration.transforms, session.migration.folder)  # a wrong one is told before anything is read
     with session.source() as source, session.target() as target:
         source_server, target_server = source.ping(), target.ping()
         target.check()
@@ -99,9 +101,9 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
     return _from_entry(session.ledger.record(Entry(PHASE, plan_id, outputs=_outputs(made))))
 
 
-def current(session: Session) -> Plan:
-    """The newest plan. Raises `StagingError` if there is none or the migration file has changed since."""
-    entry = session.ledger.last(PHASE)
+def current(session: Session, purpose: Purpose = "migrate") -> Plan:
+    """The newest plan of a purpose. Raises `StagingError` if there is none or the migration file has changed since."""
+    entry = _newest(session, purpose)
     if entry is None:
         raise StagingError(
             f"Nothing has been planned for '{session.migration.name}' yet.",
@@ -124,12 +126,17 @@ def is_open(session: Session, plan_id: str) -> bool:
 
 
 def _resumable(session: Session, purpose: Purpose) -> Plan | None:
-    entry = session.ledger.last(PHASE)
-    if entry is None or not is_open(session, entry.plan_id) or not session.workspace.has(_from_entry(entry).catalogue):
+    entry = _newest(session, purpose)
+    if entry is None or not is_open(session, entry.plan_id):
         return None
     found = _from_entry(entry, resumed=True)
-    same = found.purpose == purpose and found.fingerprint == session.migration.fingerprint
+    same = found.fingerprint == session.migration.fingerprint and session.workspace.has(found.catalogue)
     return found if same else None
+
+
+def _newest(session: Session, purpose: Purpose) -> Entry | None:
+    entries = session.ledger.entries(phase=PHASE)
+    return next((entry for entry in reversed(entries) if entry.outputs["purpose"] == purpose), None)
 
 
 def _catalogue(session: Session, source: Reader, plan_id: str) -> tuple[int, Sequence[KeyRange]]:

@@ -64,8 +64,21 @@ def test_an_unreachable_server_is_named_by_host_and_port() -> None:
 
 
 def test_an_unknown_host_is_named() -> None:
-    with wire_to("redis://no-such-host.invalid:6379/0") as wire, pytest.raises(ConnectionFailedError, match="no-such-host"):
+    with (
+        wire_to("redis://no-such-host.invalid:6379/0") as wire,
+        pytest.raises(ConnectionFailedError, match="no-such-host"),
+    ):
         wire.call("PING")
+
+
+def test_what_listens_but_is_no_redis_is_not_worth_a_retry() -> None:
+    with (
+        _cut_after(None, 0) as url,
+        wire_to(url) as wire,
+        pytest.raises(ConnectionFailedError, match="as a Redis does") as caught,
+    ):
+        wire.call("PING")
+    assert not caught.value.transient
 
 
 @pytest.mark.parametrize("user", ["", "reader"])
@@ -79,7 +92,10 @@ def test_a_wrong_password_names_user_and_address_but_not_the_password(guarded: s
 
 @pytest.mark.parametrize("database", [0, 3])
 def test_a_missing_password_is_said_so_whichever_database_is_asked_for(guarded: str, database: int) -> None:
-    with wire_to(f"redis://{guarded}/{database}") as wire, pytest.raises(ConnectionFailedError, match="wants a password"):
+    with (
+        wire_to(f"redis://{guarded}/{database}") as wire,
+        pytest.raises(ConnectionFailedError, match="wants a password"),
+    ):
         wire.call("PING")
 
 
@@ -141,7 +157,10 @@ def test_tls_is_used_when_the_options_ask_for_it() -> None:
 
 
 def test_a_server_without_tls_is_not_talked_to_in_plain_text(redis_url: str) -> None:
-    with wire_to(redis_url.replace("redis:", "rediss:"), connect_timeout="500ms") as wire, pytest.raises(ConnectionFailedError):
+    with (
+        wire_to(redis_url.replace("redis:", "rediss:"), connect_timeout="500ms") as wire,
+        pytest.raises(ConnectionFailedError),
+    ):
         wire.call("PING")
 
 
@@ -179,8 +198,10 @@ def test_a_database_that_does_not_exist_is_named(redis_server: str) -> None:
 
 
 def test_a_cluster_node_is_refused_before_anything_is_read() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        bus = str(probe.getsockname()[1])  # by default 10,000 above the server's own port, which may not exist
     with (
-        EmbeddedRedis(settings={"cluster-enabled": "yes"}) as server,
+        EmbeddedRedis(settings={"cluster-enabled": "yes", "cluster-port": bus}) as server,
         wire_to(server.url) as wire,
         pytest.raises(StoreError, match="clusters are not supported"),
     ):
@@ -353,9 +374,13 @@ def test_the_literal_prefix_of_a_glob(pattern: str, prefix: str) -> None:
     assert glob_prefix(pattern) == prefix
 
 
-@given(st.lists(st.text("ab*?[]\\^-", min_size=1, max_size=6), min_size=1, max_size=20), st.text("ab*?[]\\^-", max_size=6))
+@given(
+    st.lists(st.text("ab*?[]\\^-", min_size=1, max_size=6), min_size=1, max_size=20), st.text("ab*?[]\\^-", max_size=6)
+)
 @settings(max_examples=100, deadline=None)
-def test_whatever_a_glob_matches_begins_with_its_literal_prefix(redis_server: str, keys: list[str], pattern: str) -> None:
+def test_whatever_a_glob_matches_begins_with_its_literal_prefix(
+    redis_server: str, keys: list[str], pattern: str
+) -> None:
     with wire_to(f"{redis_server}/15") as wire:
         wire.call("FLUSHDB")
         wire.call("MSET", *(part for key in keys for part in (key, "")))
@@ -369,7 +394,10 @@ def test_whatever_a_glob_matches_begins_with_its_literal_prefix(redis_server: st
 def test_every_error_of_the_connection_is_one_of_ours(guarded: str) -> None:
     """What a driver raises must not escape, wherever the connection is cut."""
     for cut_after in range(0, 300, 7):
-        with _cut_after(guarded, cut_after) as url, wire_to(url, connect_timeout="5s", read_timeout="5s") as wire:
+        with (
+            _cut_after(guarded, cut_after) as url,
+            wire_to(url.replace("//", f"//:{CANARY}@") + "1", connect_timeout="5s", read_timeout="5s") as wire,
+        ):
             with pytest.raises(MigrationError) as caught:
                 for _ in range(100):
                     wire.call("PING")
@@ -377,20 +405,23 @@ def test_every_error_of_the_connection_is_one_of_ours(guarded: str) -> None:
 
 
 @contextmanager
-def _cut_after(address: str, replies: int) -> Iterator[str]:
-    """A way to the server that ends after so many bytes of replies."""
-    host, port = address.split(":")
+def _cut_after(address: str | None, replies: int) -> Iterator[str]:
+    """A way to the server (or to nothing) that ends after so many bytes of replies."""
+    host, _, port = (address or "127.0.0.1:0").partition(":")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_relay_some, args=(listener, (host, int(port)), replies), daemon=True)
         thread.start()
         try:
-            yield f"redis://:{CANARY}@127.0.0.1:{listener.getsockname()[1]}/1"
+            yield f"redis://127.0.0.1:{listener.getsockname()[1]}/"
         finally:
             thread.join(10)
 
 
 def _relay_some(listener: socket.socket, server: tuple[str, int], left: int) -> None:
     client, _ = listener.accept()
+    if not left:
+        client.close()
+        return
     with client, socket.create_connection(server) as upstream:
         while left:
             readable, _, _ = select.select([upstream, client], [], [])

@@ -746,10 +746,10 @@ def test_check_refuses_what_is_no_folder(base: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_to_is_told(base: Path, store: FileStore) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
     base.chmod(0o500)
     try:
+        if os.access(base, os.W_OK):
+            pytest.skip("this user may write everywhere")
         with pytest.raises(StoreError, match="cannot be written to"):
             store.check()
     finally:

@@ -1,0 +1,153 @@
+"""Connections to PostgreSQL: how one is opened, lent out, and given up when it broke.
+
+Whoever reads in batches holds a connection for as long as its reader takes the batches, and may want to ask something else
+meanwhile. So connections are lent: an operation that finds none idle opens another, which stays open for the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import psycopg
+from psycopg.adapt import Dumper
+from psycopg.pq import Format, TransactionStatus
+
+from agui_pipelines.drivers.postgresql_endpoint import Endpoint
+from agui_pipelines.drivers.postgresql_errors import connect_failure, translated
+from agui_pipelines.errors import InterruptedConnectionError
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_FIXED: Final = {
+    "TimeZone": "UTC",
+    # Rather an error than rows that a policy hides from us, as in pg_dump.
+    "row_security": "off",
+    # Compiling a COPY of wide rows takes longer than it can save.
+    "jit": "off",
+}
+
+
+class Work(Enum):
+    """What a connection is lent for, which decides its time limits."""
+
+    RECORD = "record"
+    """Short statements: none may take longer than ``statement_timeout``."""
+    BATCH = "batch"
+    """COPY and writes of whole batches: no limit to how long a statement runs, as a COPY takes as long as whoever takes
+    its rows, and a dead peer is noticed by keepalives; but none waits longer than ``statement_timeout`` for a lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A parameter that is in PostgreSQL's binary format already; the statement must say its type by a cast."""
+
+    data: bytes
+
+
+class _BinaryDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: Binary) -> bytes:
+        return obj.data
+
+
+class _Session:
+    """An open connection and the time limits that are in force on it."""
+
+    __slots__ = ("connection", "work")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.work: Work | None = None
+
+
+class Connections:
+    """The connections of one user, who works in one thread. None is opened before it is needed."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._idle: list[_Session] = []
+        self._open: list[_Session] = []
+        self._reached = False
+
+    @contextmanager
+    def lent(self, work: Work) -> Iterator[Connection]:
+        """A connection in autocommit mode, free for use until the end of the block, in which driver errors become ours.
+
+        Raises `ConnectionFailedError` when there is none to be had, and what `postgresql_errors.translated` says.
+        """
+        session = self._taken()
+        try:
+            with translated(self.endpoint):
+                self._limit(session, work)
+                yield session.connection
+        except InterruptedConnectionError:
+            # Whatever ended this one has most likely ended the others too.
+            self._close(self._idle)
+            raise
+        finally:
+            self._give_back(session)
+
+    def close(self) -> None:
+        """Close all connections, also those that are lent. They may be opened anew by further use."""
+        self._close(self._open)
+
+    def _taken(self) -> _Session:
+        if self._idle:
+            return self._idle.pop()
+        session = _Session(_connected(self.endpoint, again=self._reached))
+        self._reached = True
+        self._open.append(session)
+        return session
+
+    def _give_back(self, session: _Session) -> None:
+        if session not in self._open:
+            return
+        if session.connection.info.transaction_status is TransactionStatus.IDLE:
+            self._idle.append(session)
+        else:
+            self._close([session])
+
+    def _close(self, sessions: list[_Session]) -> None:
+        for session in list(sessions):
+            session.connection.close()
+            self._open.remove(session)
+            if session in self._idle:
+                self._idle.remove(session)
+
+    def _limit(self, session: _Session, work: Work) -> None:
+        if session.work is work:
+            return
+        milliseconds = round(self.endpoint.statement_timeout * 1000)
+        limits = {
+            "statement_timeout": milliseconds if work is Work.RECORD else 0,
+            "lock_timeout": milliseconds if work is Work.BATCH else 0,
+        }
+        session.work = None
+        _configure(session.connection, {name: str(value) for name, value in limits.items()})
+        session.work = work
+
+
+def _connected(endpoint: Endpoint, *, again: bool) -> Connection:
+    try:
+        # Statements are not prepared: a table may be altered under us, and poolers lose track of them.
+        connection = psycopg.connect(**endpoint.parameters, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type] # libpq's parameters are text
+    except psycopg.Error as error:
+        # Not chained: nothing of a login goes into a traceback.
+        raise connect_failure(error, endpoint, again=again) from None
+    try:
+        connection.adapters.register_dumper(Binary, _BinaryDumper)
+        _configure(connection, _FIXED)
+    except psycopg.Error as error:
+        connection.close()
+        raise connect_failure(error, endpoint, again=again) from None
+    return connection
+
+
+def _configure(connection: Connection, settings: dict[str, str]) -> None:
+    calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
+    connection.execute(f"SELECT {calls}".encode(), [part for item in settings.items() for part in item])
