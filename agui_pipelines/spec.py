@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -32,6 +33,7 @@ from agui_pipelines.keyspace import MAX_RANGES
 
 DEFAULT_FILE: Final = "migration.yaml"
 FILE_VARIABLE: Final = "AGUI_MIGRATION"
+DEFAULT_WORKSPACE: Final = ".agui"
 
 _REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
@@ -225,7 +227,7 @@ class Migration(Section):
     parallelism: int = Field(2, ge=1, le=64)
     """Ranges that are imported at the same time; each takes a connection of its own."""
     limits: Limits = Limits()
-    workspace: str = ".agui"
+    workspace: str = DEFAULT_WORKSPACE
 
     _text: dict[str, Any] = {}
     _folder: Path = Path()
@@ -249,16 +251,46 @@ class Migration(Section):
     @property
     def workspace_url(self) -> str:
         """The workspace as a URL or an absolute path; a relative path counts from the folder of the file."""
-        return self.workspace if "://" in self.workspace else str(self.folder / self.workspace)
+        return _located(self.workspace, self.folder)
 
 
 def load(path: str | Path | None = None) -> Migration:
-    """Read a migration file: `path`, else ``AGUI_MIGRATION``, else ``migration.yaml`` in the current folder.
+    """Read a migration file (see `default_file`).
 
     Raises `SpecError` with one sentence that names the file and the key.
     """
-    file = Path(path or os.environ.get(FILE_VARIABLE) or DEFAULT_FILE).expanduser()
+    file = default_file(path)
     return parse(read_mapping(file, what="migration file"), folder=file.resolve().parent, origin=str(file))
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What can be told of a migration without its secrets: enough to find its ledger."""
+
+    name: str
+    workspace_url: str
+    file: Path
+
+
+def outline(path: str | Path | None = None) -> Outline:
+    """Read a migration file as `load` does, but resolve nothing except the place of its workspace."""
+    file = default_file(path)
+    text = read_mapping(file, what="migration file")
+    name, workspace = text.get("name"), text.get("workspace", DEFAULT_WORKSPACE)
+    if not isinstance(name, str) or not isinstance(workspace, str):
+        raise SpecError(f"{file}: 'name' and 'workspace' must be text.")
+    url = _resolved(workspace, str(file), ("workspace",))
+    return Outline(name, _located(url, file.resolve().parent), file.resolve())
+
+
+def default_file(path: str | Path | None = None) -> Path:
+    """`path`, else ``AGUI_MIGRATION``, else ``migration.yaml`` in the current folder."""
+    return Path(path or os.environ.get(FILE_VARIABLE) or DEFAULT_FILE).expanduser()
+
+
+def _located(workspace: str, folder: Path) -> str:
+    """A relative workspace counts from the folder of the migration file."""
+    return workspace if "://" in workspace else str(folder / workspace)
 
 
 def parse(text: Mapping[str, Any], *, folder: Path | None = None, origin: str = "migration") -> Migration:

@@ -6,9 +6,6 @@ real bounds stand in each plan. Their number is that of the default migration fi
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import dagster as dg
 
 from agui_pipelines import spec
@@ -19,9 +16,8 @@ DEFAULT_RANGES = 16
 
 
 def _configured() -> int:
-    file = Path(os.environ.get(spec.FILE_VARIABLE) or spec.DEFAULT_FILE)
     try:
-        ranges = spec.read_mapping(file, what="migration file").get("ranges", DEFAULT_RANGES)
+        ranges = spec.read_mapping(spec.default_file(), what="migration file").get("ranges", DEFAULT_RANGES)
     except SpecError:  # a missing or broken file is reported by the run that needs it, not by loading the definitions
         return DEFAULT_RANGES
     return ranges if isinstance(ranges, int) and 1 <= ranges <= MAX_RANGES else DEFAULT_RANGES

@@ -108,8 +108,7 @@ def status(file: MigrationFile = None, *, json: Json = False) -> None:
     """Say where a migration stands, from its ledger."""
     from agui_pipelines.cli.status import show  # noqa: PLC0415
 
-    migration, _ = _migration(file, None)
-    show(migration, json=json)
+    show(file, json=json)
 
 
 @app.command()
@@ -145,7 +144,7 @@ def _migration(file: str | None, given: Flags | None) -> tuple[spec.Migration, s
         if file is not None:
             raise UsageError("Give a migration file or --source and --target, not both.")
         return spec.parse(flag_files.mapping(given), origin="command line"), None
-    path = Path(file or os.environ.get(spec.FILE_VARIABLE) or spec.DEFAULT_FILE).expanduser()
+    path = spec.default_file(file)
     text = spec.read_mapping(path, what="migration file")
     changed = {**text, **(flag_files.overrides(given) if given else {})}
     return spec.parse(changed, folder=path.resolve().parent, origin=str(path)), str(path.resolve())

@@ -23,9 +23,12 @@ _LOSSES: Final = {
 
 def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh: bool, json: bool) -> None:
     """Run the job ``migrate`` (or ``dry_run``) and print the result."""
-    run_id = _run("dry_run" if dry_run else "migrate", migration, path, dry_run=dry_run, fresh=fresh, json=json)
     session = Session.open(migration)
+    before = {entry.plan_id for entry in session.ledger.entries(phase="plan")}
+    run_id = _run("dry_run" if dry_run else "migrate", migration, path, dry_run=dry_run, fresh=fresh, json=json)
     report = _report(session, "preview" if dry_run else "validate")
+    if report["plan_id"] in before:
+        output.note(f"Resumed {report['plan_id']}: what an earlier run had finished was not done again.")
     values = {"migration": migration.name, "run_id": run_id, **report, "phases": _phases(session, report["plan_id"])}
     if json:
         output.print_json(values)

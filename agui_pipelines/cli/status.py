@@ -6,18 +6,20 @@ from typing import Any
 
 from agui_pipelines import spec
 from agui_pipelines.cli import output
+from agui_pipelines.ledger import Ledger
 from agui_pipelines.phases.plan import is_open
-from agui_pipelines.phases.session import Session
+from agui_pipelines.staging import Workspace
 
 
-def show(migration: spec.Migration, *, json: bool) -> None:
+def show(file: str | None, *, json: bool) -> None:
     """Print the newest plan, how far each phase has come under it, and the newest validation."""
-    values = describe(Session.open(migration))
+    outline = spec.outline(file)
+    values = describe(Workspace(outline.workspace_url, outline.name), outline.name)
     if json:
         output.print_json(values)
         return
     if "plan_id" not in values:
-        output.note(f"Nothing has been planned for '{migration.name}' yet. Start with: agui-migrate run")
+        output.note(f"Nothing has been planned for '{outline.name}' yet. Start with: agui-migrate run")
         return
     found: dict[str, object] = {
         "Plan": values["plan_id"],
@@ -31,12 +33,12 @@ def show(migration: spec.Migration, *, json: bool) -> None:
         )
     if validation := values["validation"]:
         found["Validation"] = f"{'passed' if validation['passed'] else 'FAILED'} at {validation['at']}"
-    output.rows(f"Migration {migration.name}", found)
+    output.rows(f"Migration {outline.name}", found)
 
 
-def describe(session: Session) -> dict[str, Any]:
+def describe(workspace: Workspace, name: str) -> dict[str, Any]:
     """The same as plain values."""
-    ledger, name = session.ledger, session.migration.name
+    ledger = Ledger(workspace)
     plan = ledger.last("plan")
     if plan is None:
         return {"migration": name, "state": "not started"}
@@ -52,7 +54,7 @@ def describe(session: Session) -> dict[str, Any]:
         "migration": name,
         "state": _state(
             plan.outputs["purpose"],
-            open_=is_open(session, plan.plan_id),
+            open_=is_open(ledger, plan.plan_id),
             passed=bool(validation and validation.outputs["passed"]),
         ),
         "plan_id": plan.plan_id,

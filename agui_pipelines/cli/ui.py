@@ -15,8 +15,8 @@ from agui_pipelines.errors import MigrationError
 
 def serve(file: str | None, *, host: str, port: int) -> None:
     """Run ``dagster dev`` in the Dagster home until it ends."""
-    path = Path(file or os.environ.get(spec.FILE_VARIABLE) or spec.DEFAULT_FILE).expanduser().resolve()
-    workspace = spec.load(path).workspace_url if file or path.exists() else ".agui"
+    path = spec.default_file(file).resolve()
+    workspace = spec.outline(path).workspace_url if file or path.exists() else str(Path.cwd() / spec.DEFAULT_WORKSPACE)
     home = dagster_home(workspace)
     environment = {**os.environ, "DAGSTER_HOME": str(home)}
     if path.exists():

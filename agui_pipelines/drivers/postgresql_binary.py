@@ -13,7 +13,7 @@ of a second, trailing zeros trimmed. What RFC 3339 cannot say but ``timestamptz`
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -70,7 +70,7 @@ def messages(copy: Copy, max_bytes: int, max_rows: int) -> Iterator[list[memoryv
         row = memoryview(message)
         if header:
             row, header = row[header:], 0
-        if row == TRAILER:
+        if len(row) == len(TRAILER):
             continue
         if rows and (size + len(row) > max_bytes or len(rows) == max_rows):
             yield rows
@@ -159,20 +159,20 @@ def array_parameter(column: Any, element: int) -> bytes:
 
 
 def _fields(column: Any, prefix: bytes) -> list[Any]:
-    """The length of every value, and the values."""
-    lengths = pc.binary_length(column)
-    if prefix:
-        lengths = pc.add(lengths, len(prefix))
-        # A NULL has no bytes at all, so the prefix must vanish with it.
-        column = pc.binary_join_element_wise(pa.scalar(prefix, pa.binary()), column, pa.scalar(b"", pa.binary()))
+    """The length of every value, and the values behind the prefix."""
+    lengths = pc.add(pc.binary_length(column), len(prefix))
     numbers = lengths.fill_null(-1).to_numpy(zero_copy_only=False).astype(">i4")
     fixed = pa.Array.from_buffers(pa.binary(4), len(column), [None, pa.py_buffer(numbers.tobytes())])
-    return [fixed.cast(pa.binary()), column]
+    # A NULL has no bytes at all, so the prefix must vanish with it.
+    prefixes = [pc.if_else(column.is_valid(), pa.scalar(prefix, pa.binary()), b"")] if prefix else []
+    return [fixed.cast(pa.binary()), *prefixes, column]
 
 
 def _joined(parts: list[Any]) -> memoryview:
     """Row by row the parts' bytes, which Arrow lays one behind the other."""
-    rows = pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.binary()), null_handling="replace", null_replacement=b"")
+    rows = pc.binary_join_element_wise(
+        *parts, pa.scalar(b"", pa.binary()), null_handling="replace", null_replacement=b""
+    )
     offsets = np.frombuffer(rows.buffers()[1], np.int32)[rows.offset :]
     return memoryview(rows.buffers()[2])[offsets[0] : offsets[len(rows)]]
 
@@ -220,7 +220,7 @@ def _unusual_text(micros: int) -> str:
         if micros == value:
             return name
     cycles, rest = divmod(micros, _CYCLE)
-    moment = datetime.datetime(2000, 1, 1) + datetime.timedelta(microseconds=rest)  # noqa: DTZ001 - UTC by definition
+    moment = dt.datetime(2000, 1, 1) + dt.timedelta(microseconds=rest)  # noqa: DTZ001 - UTC by definition
     year = moment.year + 400 * cycles
     fraction = f".{moment.microsecond:06}".rstrip("0").rstrip(".")
     return f"{'-' if year < 0 else ''}{abs(year):04}-{moment:%m-%dT%H:%M:%S}{fraction}Z"
@@ -266,10 +266,10 @@ def moment(text: str) -> int | None:
     year, month, day, hour, minute, second = (int(group) for group in match.groups()[:6])
     cycles = (year - 2000) // 400
     try:
-        clock = datetime.datetime(year - 400 * cycles, month, day, hour, minute, second)  # noqa: DTZ001 - see the offset
+        clock = dt.datetime(year - 400 * cycles, month, day, hour, minute, second)  # noqa: DTZ001 - see the offset
     except ValueError:
         return None
-    micros = (clock - datetime.datetime(2000, 1, 1)) // datetime.timedelta(microseconds=1)  # noqa: DTZ001 - likewise
+    micros = (clock - dt.datetime(2000, 1, 1)) // dt.timedelta(microseconds=1)  # noqa: DTZ001 - likewise
     micros += cycles * _CYCLE + int((match[7] or "")[:6].ljust(6, "0")) - _offset(match[8])
     return micros if _FIRST <= micros < _END else None
 

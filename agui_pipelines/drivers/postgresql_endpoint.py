@@ -41,7 +41,7 @@ class Endpoint:
         options = config.postgresql_options
         defaults = {
             **_KEEPALIVES,
-            # libpq counts whole seconds, and takes 0 for "wait for ever".
+            # libpq counts whole seconds, and takes 0 for no limit of ours.
             "connect_timeout": str(max(1, round(config.connect_timeout)) if config.connect_timeout else 0),
             "sslmode": options.ssl_mode,
             "application_name": options.application_name,

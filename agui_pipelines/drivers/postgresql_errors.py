@@ -49,7 +49,8 @@ _REMEDIES: Final = {
     "53200": ("It has too little memory for this.", "Free some memory, or use a smaller batch_size, then resume."),
 }
 
-_REFUSED_LOGIN: Final = ("password authentication failed", "no password supplied", "authentication failed", "role ")
+_SERVER_SAYS: Final = "FATAL:"
+_REFUSED_LOGIN: Final = ("authentication failed", "no password supplied", 'role "')
 _NOT_NOW: Final = (
     "too many clients",
     "remaining connection slots",
@@ -102,20 +103,25 @@ def connect_failure(error: psycopg.Error, endpoint: Endpoint, *, again: bool) ->
     """What kept us from connecting; `again` if we were connected before, so that it is likely to pass."""
     reason = _reason(error, endpoint)
     where = f"PostgreSQL at {endpoint.address}"
-    if any(text in reason for text in _REFUSED_LOGIN) and "database" not in reason:
-        return ConnectionFailedError(
-            f"{where} does not let the user '{endpoint.user}' in: {reason}.",
-            remedy="Correct user and password in connection_url.",
-        )
     if reason.startswith("database ") and "does not exist" in reason:
         return ConnectionFailedError(
             f"{where} has no database '{endpoint.database}'.",
-            remedy=f'Create it (CREATE DATABASE "{endpoint.database}"), or correct connection_url or the key \'database\'.',
+            remedy="Create it (CREATE DATABASE …), or correct connection_url or the key 'database'.",
+        )
+    if any(text in reason for text in _REFUSED_LOGIN):
+        return ConnectionFailedError(
+            f"{where} does not let the user '{endpoint.user}' in: {reason}.",
+            remedy="Correct user and password in connection_url.",
         )
     if any(text in reason for text in _NOT_NOW):
         return StoreBusyError(f"{where} accepts no connection now: {reason}.", remedy="Try again later.")
     if again:
         return interrupted(reason, endpoint)
+    if _SERVER_SAYS in str(error):
+        return ConnectionFailedError(
+            f"{where} refuses the connection: {reason}.",
+            remedy="Correct connection_url, or let the server accept it, for example in its pg_hba.conf.",
+        )
     return ConnectionFailedError(f"{where} cannot be reached: {reason}.", remedy="Start it, or correct connection_url.")
 
 
@@ -126,5 +132,5 @@ def _reason(error: psycopg.Error, endpoint: Endpoint) -> str:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = lines[0] if lines else type(error).__name__
         # libpq: connection to server at "…", port … failed: FATAL:  …
-        text = text.rpartition(" failed: ")[2].removeprefix("FATAL:").strip()
+        text = text.rpartition(" failed: ")[2].removeprefix(_SERVER_SAYS).strip()
     return endpoint.without_secrets(text).rstrip(".")

@@ -86,7 +86,7 @@ def in_ranges(
 ) -> tuple[RangeReport, ...]:
     """Make a snapshot of each range in parallel, recording each in the ledger, and pass over those that are finished."""
     reports: dict[str, RangeReport] = {}
-    resumable = is_open(session, plan.plan_id)
+    resumable = is_open(session.ledger, plan.plan_id)
 
     def one(name: str) -> None:
         made_from = basis(name)

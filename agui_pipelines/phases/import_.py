@@ -74,7 +74,7 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     with session.target() as target:
         target.prepare()
     meter = session.meter(PHASE, total=sum(s.manifest.records for s in snapshots.values()))
-    resumable = is_open(session, plan.plan_id)
+    resumable = is_open(session.ledger, plan.plan_id)
     reports: dict[str, RangeImport] = {}
     lock = threading.Lock()
 

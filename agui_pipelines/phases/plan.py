@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from agui_pipelines.errors import RefusedError, SamePlaceError, StagingError
 from agui_pipelines.keyspace import KeyRange, Span, cut, write_catalogue
-from agui_pipelines.ledger import Entry
+from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Reader, Store
 from agui_pipelines.staging.workspace import Workspace, new_id
@@ -73,7 +73,8 @@ class Plan:
 def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False) -> Plan:
     """Resume the open plan, or make a new one. `fresh` always makes a new one.
 
-    Raises `SpecError` for a transform that cannot be loaded, `ConnectionFailedError` or `StoreError` if either end is not usable, `SamePlaceError` if both are one place.
+    Raises `SpecError` for a transform that cannot be loaded, `ConnectionFailedError` or `StoreError` if either end is not
+    usable, `SamePlaceError` if both are one place.
     """
     chain(session.migration.transforms, session.migration.folder)  # a wrong one is told before anything is read
     with session.source() as source, session.target() as target:
@@ -120,14 +121,14 @@ def current(session: Session, purpose: Purpose = "migrate") -> Plan:
     return newest
 
 
-def is_open(session: Session, plan_id: str) -> bool:
+def is_open(ledger: Ledger, plan_id: str) -> bool:
     """Whether nothing has concluded the plan yet, so that what is finished need not be done again."""
-    return all(session.ledger.last(phase, plan_id=plan_id) is None for phase in _CLOSING)
+    return all(ledger.last(phase, plan_id=plan_id) is None for phase in _CLOSING)
 
 
 def _resumable(session: Session, purpose: Purpose) -> Plan | None:
     entry = _newest(session, purpose)
-    if entry is None or not is_open(session, entry.plan_id):
+    if entry is None or not is_open(session.ledger, entry.plan_id):
         return None
     found = _from_entry(entry, resumed=True)
     same = found.fingerprint == session.migration.fingerprint and session.workspace.has(found.catalogue)

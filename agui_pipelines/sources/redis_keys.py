@@ -73,6 +73,7 @@ class RedisKeysSource:
             )
             if batch.num_rows:
                 yield batch
+            del found, batch  # or a large document would still be held while the next one arrives
 
     def _documents(
         self, found: Strings[bytes], reject: Callable[[bytes, bytes | None, str, str], None]

@@ -334,7 +334,7 @@ def _shadowed(path: bytes) -> tuple[str, str]:
 
 
 def _not_text(path: bytes) -> tuple[str, str]:
-    return "invalid_utf8", f"The name of {path!r} is not UTF-8, so it is no id that another store could hold."
+    return "id_not_utf8", f"The name of {path!r} is not UTF-8, so it is no id that another store could hold."
 
 
 def _store_error(error: UnreadableError) -> StoreError:

@@ -104,6 +104,7 @@ class RedisStore:
             batch = state_batch(found, lambda id_, raw: reject(id_, raw, "id_not_utf8", "The id is not UTF-8 text."))
             if batch.num_rows:
                 yield batch
+            del found, batch  # or a large document would still be held while the next one arrives
 
     def check(self) -> None:
         """Connect and try the permissions on a key that does not exist. Raises `StoreError`."""

@@ -56,7 +56,14 @@ def batch(kind: Kind, rows: list[dict[str, Any]]) -> pa.RecordBatch:
 
 
 def version_row(state_id: str, version_id: str, **columns: Any) -> dict[str, Any]:
-    return {"state_id": state_id, "version_id": version_id, "timestamp": TIME, "data": b"{}", "parent_id": "", **columns}
+    return {
+        "state_id": state_id,
+        "version_id": version_id,
+        "timestamp": TIME,
+        "data": b"{}",
+        "parent_id": "",
+        **columns,
+    }
 
 
 def everything(store: Store, kind: Kind, ranges: int = 3) -> tuple[list[dict[str, Any]], list[Reject]]:
@@ -371,7 +378,12 @@ def test_refusals_are_the_rows_that_cannot_be_written(base: Path, store: FileSto
     ids = ["ok", "a/b", "..", "", "a\x00b", "x" * 243, "x" * 244]
     rows, _ = digested(Kind.STATE, states(*((id_, b"{}") for id_ in ids)))
     refusals = store.refusals(Kind.STATE, rows)
-    assert [(r.row, r.reason) for r in refusals] == [(1, "unsafe_id"), (2, "unsafe_id"), (4, "unsafe_id"), (6, "id_too_long")]
+    assert [(r.row, r.reason) for r in refusals] == [
+        (1, "unsafe_id"),
+        (2, "unsafe_id"),
+        (4, "unsafe_id"),
+        (6, "id_too_long"),
+    ]
     assert opened(base, enable_backups=False).refusals(Kind.STATE, rows.slice(6)) == []
     for row, id_ in enumerate(ids):
         if row in {r.row for r in refusals}:
@@ -403,7 +415,7 @@ def test_a_file_whose_name_is_not_utf8_is_rejected_by_name_with_its_content(base
     store.set_state("user-1", b"{}")
     rows, rejects = everything(store, Kind.STATE)
     assert [row["state_id"] for row in rows] == ["user-1"]
-    assert [(r.id, r.raw, r.reason) for r in rejects] == [(b"\xff-1", b'{"n":1}', "invalid_utf8")]
+    assert [(r.id, r.raw, r.reason) for r in rejects] == [(b"\xff-1", b'{"n":1}', "id_not_utf8")]
     assert list(store.list_states()) == ["user-1"]
 
 
@@ -578,7 +590,9 @@ def test_a_version_that_equals_exactly_one_document_belongs_to_it_with_its_chain
     store.write(Kind.STATE, states(*documents_.items()))
     # The first version of user-1 was empty, as user-30 is now: what is newest tells.
     as_reference(base, "versions", "shard_15", "v1", State={}, Timestamp="2025-01-01T00:00:00Z")
-    as_reference(base, "versions", "shard_15", "v2", State={"m": 2, "n": 1}, ParentID="v1", Timestamp="2025-01-02T00:00:00Z")
+    as_reference(
+        base, "versions", "shard_15", "v2", State={"m": 2, "n": 1}, ParentID="v1", Timestamp="2025-01-02T00:00:00Z"
+    )
     as_reference(base, "versions", "shard_15", "w1", State={}, Timestamp="2024-01-01T00:00:00Z")
     as_reference(base, "versions", "shard_15", "x1", State={"x": 1})
     as_reference(base, "snapshots", "shard_15", "s1", State={})
@@ -642,21 +656,33 @@ def test_states_of_one_shard_do_not_overwrite_each_others_history(base: Path, st
     with pytest.raises(UnstorableRecordError, match="'user-30'.*'user-1'"):
         store.save_version(Version("v1", "user-30", TIME, b'{"n":2}'))
     with pytest.raises(UnstorableRecordError):
-        store.write(Kind.SNAPSHOT, batch(Kind.SNAPSHOT, [
-            {"state_id": id_, "snapshot_id": "s1", "timestamp": TIME, "data": b"{}", "version_id": ""}
-            for id_ in ("user-1", "user-30")
-        ]))
+        store.write(
+            Kind.SNAPSHOT,
+            batch(
+                Kind.SNAPSHOT,
+                [
+                    {"state_id": id_, "snapshot_id": "s1", "timestamp": TIME, "data": b"{}", "version_id": ""}
+                    for id_ in ("user-1", "user-30")
+                ],
+            ),
+        )
     store.save_version(Version("v1", "default", TIME, b'{"n":3}'))
     assert files(base) == ["versions/shard_1/v1.json", "versions/shard_15/v1.json"]
     assert [v.data for v in store.get_version_history("user-1")] == [b'{\n    "n": 1\n  }']
-    rows = batch(Kind.VERSION, [version_row("user-1", "v9"), version_row("user-30", "v9"), version_row("default", "v9")])
+    rows = batch(
+        Kind.VERSION, [version_row("user-1", "v9"), version_row("user-30", "v9"), version_row("default", "v9")]
+    )
     refusals = store.refusals(Kind.VERSION, digested(Kind.VERSION, rows)[0])
     assert [(r.row, r.reason) for r in refusals] == [(1, "shared_name")]
 
 
 def test_a_version_whose_extra_members_take_our_name_is_refused(store: FileStore) -> None:
-    rows = batch(Kind.VERSION, [version_row("user-1", "v1", extra=b'{"StateID":"x"}'), version_row("a", "v2", extra=b'{"x":1}')])
-    assert [(r.row, r.reason) for r in store.refusals(Kind.VERSION, digested(Kind.VERSION, rows)[0])] == [(0, "reserved_member")]
+    rows = batch(
+        Kind.VERSION, [version_row("user-1", "v1", extra=b'{"StateID":"x"}'), version_row("a", "v2", extra=b'{"x":1}')]
+    )
+    assert [(r.row, r.reason) for r in store.refusals(Kind.VERSION, digested(Kind.VERSION, rows)[0])] == [
+        (0, "reserved_member")
+    ]
 
 
 def test_history_written_after_it_was_read_is_seen(base: Path, store: FileStore) -> None:

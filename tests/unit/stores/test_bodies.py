@@ -41,9 +41,7 @@ def joined(parts: VersionParts) -> bytes:
 
 
 def joined_snapshot(parts: SnapshotParts) -> bytes:
-    return snapshot_body(
-        parts.snapshot_id, parts.timestamp, parts.data, parts.version_id, parts.metadata, parts.extra
-    )
+    return snapshot_body(parts.snapshot_id, parts.timestamp, parts.data, parts.version_id, parts.metadata, parts.extra)
 
 
 def test_a_version_is_cut_into_its_parts() -> None:
@@ -78,7 +76,7 @@ def test_the_parts_of_a_snapshot_give_the_same_bytes_back() -> None:
 
 
 @given(text, text, json_object, st.one_of(st.none(), st.just(b"[]")), st.one_of(st.none(), json_object), text)
-@example("<&>\u2028", "\u2029\x00\"\\", b'{"n":1e400,"m":-0.0}', None, b"{}", "\x7f")
+@example("<&>\u2028", '\u2029\x00"\\', b'{"n":1e400,"m":-0.0}', None, b"{}", "\x7f")
 def test_any_version_goes_through_its_body_and_back(
     id_: str, timestamp: str, data: bytes, delta: bytes | None, metadata: bytes | None, parent: str
 ) -> None:
@@ -87,7 +85,9 @@ def test_any_version_goes_through_its_body_and_back(
 
 
 def test_no_delta_and_an_empty_delta_stay_distinct() -> None:
-    bodies = [version_body("v", "t", b"{}", delta, metadata, "") for delta in (None, b"[]") for metadata in (None, b"{}")]
+    bodies = [
+        version_body("v", "t", b"{}", delta, metadata, "") for delta in (None, b"[]") for metadata in (None, b"{}")
+    ]
     assert len(set(bodies)) == 4
     assert [(p.delta, p.metadata) for p in map(version_parts, bodies)] == [
         (None, None),
@@ -105,7 +105,9 @@ def test_numbers_are_not_touched() -> None:
 
 
 def test_keys_are_read_in_any_case_and_the_last_of_several_counts() -> None:
-    parts = version_parts(b'{"id":"1","TIMESTAMP":"t","state":{"a":1},"dElta":[1],"metadata":{},"parentid":"p","ID":"2"}')
+    parts = version_parts(
+        b'{"id":"1","TIMESTAMP":"t","state":{"a":1},"dElta":[1],"metadata":{},"parentid":"p","ID":"2"}'
+    )
     assert parts == VersionParts("2", "t", b'{"a":1}', b"[1]", b"{}", "p", None)
     assert snapshot_parts('{"ID":"s","ver\u017fion":"v"}'.encode()).version_id == "v"  # Go folds the long s too
 
@@ -113,7 +115,10 @@ def test_keys_are_read_in_any_case_and_the_last_of_several_counts() -> None:
 def test_members_that_are_missing_or_null_are_what_go_makes_of_them() -> None:
     nothing = VersionParts("", "0001-01-01T00:00:00Z", b"{}", None, None, "", None)
     assert version_parts(b"{}") == nothing
-    assert version_parts(b'{"ID":null,"Timestamp":null,"State":null,"Delta":null,"Metadata":null,"ParentID":null}') == nothing
+    assert (
+        version_parts(b'{"ID":null,"Timestamp":null,"State":null,"Delta":null,"Metadata":null,"ParentID":null}')
+        == nothing
+    )
 
 
 def test_unknown_members_are_kept_as_one_object() -> None:
@@ -126,7 +131,18 @@ def test_unknown_members_are_kept_as_one_object() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b"null", b'"v"', b"{", b'{"ID":1}', b'{"ParentID":{}}', b'{"ID":"\\ud800"}', b"\xff{}", b'{"ID":"\xff"}'],
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'"v"',
+        b"{",
+        b'{"ID":1}',
+        b'{"ParentID":{}}',
+        b'{"ID":"\\ud800"}',
+        b"\xff{}",
+        b'{"ID":"\xff"}',
+    ],
 )
 def test_what_is_no_record_is_told(body: bytes) -> None:
     with pytest.raises(ValueError):

@@ -22,7 +22,9 @@ numbers = st.builds(
 )
 characters = st.one_of(
     st.characters(min_codepoint=0x20, exclude_characters='"\\', exclude_categories=["Cs"]),
-    st.sampled_from(['\\"', "\\\\", "\\/", "\\n", "\\u0000", "\\ud83d\\ude00", "\\ud800", "\\uDFFF", "\\u003c", "[", "}", ",", ":"]),
+    st.sampled_from(
+        ['\\"', "\\\\", "\\/", "\\n", "\\u0000", "\\ud83d\\ude00", "\\ud800", "\\uDFFF", "\\u003c", "[", "}", ",", ":"]
+    ),
 )
 strings = st.lists(characters, max_size=12).map(lambda parts: '"' + "".join(parts) + '"')
 scalars = st.one_of(numbers, strings, st.sampled_from(["null", "true", "false"]))
@@ -127,7 +129,9 @@ def test_compressed_files_are_unpacked_and_can_be_read_as_they_are(tmp_path: Pat
     assert (content.data, raw.data) == (b'{"a":1}', packed)
 
 
-@pytest.mark.parametrize("packed", [b"\x1f\x8b", b"\x1f\x8bnonsense!", gzip.compress(b"{}" * 99)[:-9], gzip.compress(b"{}") + b"x"])
+@pytest.mark.parametrize(
+    "packed", [b"\x1f\x8b", b"\x1f\x8bnonsense!", gzip.compress(b"{}" * 99)[:-9], gzip.compress(b"{}") + b"x"]
+)
 def test_a_damaged_compressed_file_is_told_with_its_bytes(tmp_path: Path, packed: bytes) -> None:
     file = tmp_path / "a.json"
     file.write_bytes(packed)
@@ -156,7 +160,14 @@ def test_links_are_followed_only_within_the_base(tmp_path: Path) -> None:
     base.mkdir()
     outside.write_bytes(b'{"secret":1}')
     (base / "real").write_bytes(b"{}")
-    for name, target in (("in", "real"), ("chain", "in"), ("out", outside), ("up", "../outside"), ("none", "x"), ("loop", "loop")):
+    for name, target in (
+        ("in", "real"),
+        ("chain", "in"),
+        ("out", outside),
+        ("up", "../outside"),
+        ("none", "x"),
+        ("loop", "loop"),
+    ):
         (base / name).symlink_to(target)
     for name in ("in", "chain"):
         content = read(bytes(base / name), bytes(base))

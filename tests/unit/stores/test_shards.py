@@ -78,7 +78,9 @@ def test_without_sharding_everything_lies_in_the_tree_itself() -> None:
     ]
 
 
-@pytest.mark.parametrize("id_", ["", "a", "a b", "..a", "...", "a:b", "😀", "con", ".hidden", "a.json", "x" * 250, "é" * 125])
+@pytest.mark.parametrize(
+    "id_", ["", "a", "a b", "..a", "...", "a:b", "😀", "con", ".hidden", "a.json", "x" * 250, "é" * 125]
+)
 def test_ids_that_can_name_a_file(id_: str) -> None:
     assert name_problem(id_) is None
 
