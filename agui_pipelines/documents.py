@@ -84,7 +84,7 @@ def _require_json(value: Any) -> None:
         for item in value:
             _require_json(item)
     elif isinstance(value, (float, Decimal)):
-        if not math.isfinite(value):
+        if not (value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)):
             raise ValueError(f"{value} is not JSON")
     else:
         raise _NotJsonError(f"{type(value).__name__} is not JSON")

@@ -16,7 +16,7 @@
     ├── RefusedError               a check says no: nothing was written                          (exit 3)
     │   ├── RejectLimitError       more records were rejected than the migration allows
     │   ├── CollisionError         two source records want the same target id
-    │   └── SamePlaceError         source and target are one place
+    │   └── SamePlaceError         source and target are one place: a wrong configuration        (exit 2)
     ├── ValidationFailedError      the target is not what was exported                           (exit 1)
     ├── StoppedError               a worker gave up because another one failed                   (never shown)
     └── EmbeddedServerError        a server for demo or tests cannot be found or started         (exit 1)

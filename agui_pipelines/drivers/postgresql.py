@@ -32,13 +32,17 @@ _FIXED: Final = {
 
 
 class Work(Enum):
-    """What a connection is lent for, which decides its time limits."""
+    """What a connection is lent for, which decides its settings.
+
+    Only single records are under ``statement_timeout``. A COPY takes as long as whoever takes its rows, so for batches
+    the time counts instead that a statement waits for somebody's lock; a dead peer is noticed by keepalives.
+    """
 
     RECORD = "record"
-    """Short statements: none may take longer than ``statement_timeout``."""
-    BATCH = "batch"
-    """COPY and writes of whole batches: no limit to how long a statement runs, as a COPY takes as long as whoever takes
-    its rows, and a dead peer is noticed by keepalives; but none waits longer than ``statement_timeout`` for a lock."""
+    READ = "read"
+    WRITE = "write"
+    """Like READ. Besides, ids are always looked up in the index: of a table that is just being filled the planner knows
+    so little that it may choose to read it all, and that for every batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class _BinaryDumper(Dumper):
 
 
 class _Session:
-    """An open connection and the time limits that are in force on it."""
+    """An open connection and the work that it is set up for."""
 
     __slots__ = ("connection", "work")
 
@@ -83,7 +87,7 @@ class Connections:
         session = self._taken()
         try:
             with translated(self.endpoint):
-                self._limit(session, work)
+                self._set_up(session, work)
                 yield session.connection
         except InterruptedConnectionError:
             # Whatever ended this one has most likely ended the others too.
@@ -119,16 +123,18 @@ class Connections:
             if session in self._idle:
                 self._idle.remove(session)
 
-    def _limit(self, session: _Session, work: Work) -> None:
+    def _set_up(self, session: _Session, work: Work) -> None:
         if session.work is work:
             return
-        milliseconds = round(self.endpoint.statement_timeout * 1000)
-        limits = {
-            "statement_timeout": milliseconds if work is Work.RECORD else 0,
-            "lock_timeout": milliseconds if work is Work.BATCH else 0,
+        timeout = str(round(self.endpoint.statement_timeout * 1000))
+        single = work is Work.RECORD
+        settings = {
+            "statement_timeout": timeout if single else "0",
+            "lock_timeout": "0" if single else timeout,
+            "enable_seqscan": "off" if work is Work.WRITE else "on",
         }
         session.work = None
-        _configure(session.connection, {name: str(value) for name, value in limits.items()})
+        _configure(session.connection, settings)
         session.work = work
 
 

@@ -232,6 +232,8 @@ def moments(column: Any) -> tuple[_Integers, npt.NDArray[np.bool_]]:
     Raises `UnknownMomentError` for the first text that is no moment.
     """
     present = pc.fill_null(pc.greater(pc.binary_length(column), 0), fill_value=False)
+    if not present.true_count:
+        return np.zeros(len(column), np.int64), np.zeros(len(column), np.bool_)
     try:
         return _usual_moments(column, present), present.to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:

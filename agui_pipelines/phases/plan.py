@@ -81,7 +81,7 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
         source_server, target_server = source.ping(), target.ping()
         target.check()
         _refuse_same_place(source, target)
-        if not fresh and (existing := _resumable(session, purpose)):
+        if not fresh and (existing := _resumable(session, purpose)) and _of_these(existing, source, target):
             return existing
         plan_id = new_id("plan")
         keys, ranges = _catalogue(session, source, plan_id)
@@ -112,9 +112,11 @@ def current(session: Session, purpose: Purpose = "migrate") -> Plan:
             remedy="Run the migration, or materialize 'migration_plan' first.",
         )
     newest = _from_entry(entry)
-    if newest.fingerprint != session.migration.fingerprint:
+    with session.source() as source, session.target() as target:  # neither connects to be described
+        unchanged = newest.fingerprint == session.migration.fingerprint and _of_these(newest, source, target)
+    if not unchanged:
         raise StagingError(
-            f"The migration file has changed since the plan {newest.plan_id} was made.",
+            f"The migration file, or a variable in it, has changed since the plan {newest.plan_id} was made.",
             why="What was exported by that plan may not be what the file now asks for.",
             remedy="Run the whole migration again, which makes a new plan.",
         )
@@ -133,6 +135,11 @@ def _resumable(session: Session, purpose: Purpose) -> Plan | None:
     found = _from_entry(entry, resumed=True)
     same = found.fingerprint == session.migration.fingerprint and session.workspace.has(found.catalogue)
     return found if same else None
+
+
+def _of_these(found: Plan, source: Reader, target: Store) -> bool:
+    """The file may name its ends by variables, which may have changed while the text has not."""
+    return found.source == source.describe() and found.target == target.describe()
 
 
 def _newest(session: Session, purpose: Purpose) -> Entry | None:

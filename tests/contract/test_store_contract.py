@@ -127,6 +127,11 @@ def checked(kind: Kind, found: pa.RecordBatch) -> list[dict[str, Any]]:
     return found.to_pylist()
 
 
+def keys(store: Store) -> set[bytes]:
+    batches = store.keys()
+    return {key for found in batches for key in found.column("key").to_pylist()}
+
+
 def states(store: Store) -> dict[str, bytes]:
     return {row["state_id"]: row["data"] for row in everything(store, Kind.STATE)}
 
@@ -308,7 +313,7 @@ def test_nothing_of_a_transaction_that_fails_stays(store: Store, other: Store) -
         assert same(view.get_state("kept"), b'{"n":1}')
         assert list(view.get_version_history("user-1")) == []
         assert list(view.list_snapshots("user-1")) == []
-        assert {key for found in view.keys() for key in found.column("key").to_pylist()} == {b"kept"}
+        assert keys(view) == {b"kept"}
 
 
 def test_a_store_can_be_used_after_a_transaction_failed(store: Store) -> None:
@@ -458,7 +463,7 @@ def test_keys_are_those_of_every_state_that_has_anything(store: Store) -> None:
 
 
 def test_an_empty_store_has_no_keys_and_no_records(store: Store) -> None:
-    assert [key for found in store.keys() for key in found.column("key").to_pylist()] == []
+    assert keys(store) == set()
     assert list(store.list_states()) == []
     for kind in store.kinds:
         assert everything(store, kind, ranges=16) == []
@@ -718,8 +723,7 @@ def test_a_difficult_state_set_by_itself_is_kept_or_an_error(store: Store, name:
     store.set_state("before", b"{}")
     try:
         store.set_state(row["state_id"], row["data"])
-    except StoreError as error:
-        assert error.message
+    except StoreError:
         assert states(store).keys() == {"before"}
     else:
         assert same(store.get_state(row["state_id"]), row["data"])

@@ -15,7 +15,7 @@ import pytest
 from agui_pipelines.errors import RejectLimitError, StagingError
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
-from agui_pipelines.phases.plan import current, is_open, plan
+from agui_pipelines.phases.plan import current, plan
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.phases.validate import validate
 
@@ -26,6 +26,7 @@ BATCH = 10
 FORKER = """
 import contextlib, fnmatch, json, os, select, signal, sys
 from pathlib import Path
+import pandas  # which Arrow would load in each run
 from agui_pipelines import spec
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
@@ -34,7 +35,9 @@ from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.phases.validate import validate
 from agui_pipelines.progress import Meter
+from agui_pipelines.sources import redis_keys
 from agui_pipelines.staging import Workspace
+from agui_pipelines.stores import redis as _
 
 def tell(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -198,20 +201,20 @@ def test_a_run_killed_at_a_point_is_finished_by_the_next_one(move, target, expec
 def test_runs_killed_at_random_moments_come_to_the_same_end(move, target, expected, forker):
     chance = random.Random(20250714)
     before = {}
-    ended = []
-    while 0 not in ended and len(ended) < 20:
+    codes = []
+    while not move.session().ledger.entries(phase="validate") and len(codes) < 30:
         pid = forker.start(move)
-        time.sleep(chance.uniform(0, 0.1 * (1 + len(ended))))  # longer and longer, so that it does come to an end
+        time.sleep(chance.uniform(0.1, 0.2) * len(codes))  # longer and longer, so that it does come to an end
         os.kill(pid, signal.SIGKILL)
-        ended.append(forker.end(pid))
+        codes.append(forker.end(pid))
         assert before.items() <= finished(move, "export").items()
         before = finished(move, "export")
 
-    assert set(ended) <= {0, -signal.SIGKILL}
-    assert ended[-1] == 0
-    assert ended.count(-signal.SIGKILL) >= 2
+    assert codes.count(-signal.SIGKILL) >= 2
+    assert set(codes) <= {0, -signal.SIGKILL}
     assert moved(target) == expected
     assert len(move.session().ledger.entries(phase="export")) == RANGES
+    assert move.validate().passed
 
 
 def test_what_a_killed_run_left_behind_is_not_read(legacy, move, target, expected, forker):
@@ -332,7 +335,6 @@ def test_a_phase_alone_refuses_a_plan_of_another_migration_file(move, expected):
 
 def test_a_concluded_plan_is_not_resumed(move, target, expected):
     first = move.run()
-    assert not is_open(move.session(), first.plan.plan_id)
 
     second = move.run()
 

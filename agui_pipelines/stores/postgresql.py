@@ -1,0 +1,348 @@
+"""An AG-UI store on PostgreSQL: the tables ``ag_states``, ``ag_versions`` and ``ag_snapshots`` of one schema.
+
+Whatever is read of tables that do not exist yet is empty, as a store in which nothing was ever written has no states;
+writing to them is an error that says to prepare the store first.
+
+A commit is as durable as the server's settings make it, so there is nothing to flush.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pyarrow as pa
+from psycopg import errors, sql
+
+from agui_pipelines.drivers.postgresql import Connection, Connections, Work
+from agui_pipelines.drivers.postgresql_binary import Form, decoded, messages
+from agui_pipelines.drivers.postgresql_endpoint import Endpoint
+from agui_pipelines.errors import StoreError, UnstorableRecordError
+from agui_pipelines.keyspace import CATALOGUE, Span
+from agui_pipelines.ports import (
+    BATCH_BYTES,
+    OnReject,
+    Place,
+    Refusal,
+    Snapshot,
+    StoreStats,
+    Transaction,
+    Version,
+    Written,
+)
+from agui_pipelines.records import SCHEMAS, Kind
+from agui_pipelines.spec import PostgresConfig
+from agui_pipelines.stores import postgresql_limits
+from agui_pipelines.stores.postgresql_check import examine
+from agui_pipelines.stores.postgresql_tables import TABLES, Table, Tables
+from agui_pipelines.stores.postgresql_writing import Writing
+
+_BATCH_ROWS: Final = 10_000
+_KEY_ROWS: Final = 50_000
+_ABSENT: Final = (errors.UndefinedTable, errors.InvalidSchemaName)
+
+_IDENTITY: Final = "SELECT system_identifier::text FROM pg_control_system()"
+_SUBSTITUTE: Final = (
+    "SELECT coalesce(host(inet_server_addr()), 'local') || ':' || coalesce(inet_server_port(), 0) || ' since ' "
+    "|| extract(epoch FROM pg_postmaster_start_time())"
+)
+"""What tells a server from others where its system identifier is not for everybody's eyes."""
+
+
+class PostgresStore:
+    """See `ports.Store`. Connects when first used; raises `SpecError` for a URL that cannot be read."""
+
+    def __init__(self, config: PostgresConfig) -> None:
+        self._schema = config.schema_
+        self._connections = Connections(Endpoint.of(config))
+        self._tables = Tables(config.schema_)
+        self._writing = Writing(self._tables)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return tuple(TABLES)
+
+    # Where and what it is
+
+    def place(self) -> Place:
+        with self._connections.lent(Work.RECORD) as connection:
+            database = _value(connection, "SELECT current_database()")
+            try:
+                server = _value(connection, _IDENTITY)
+            except errors.InsufficientPrivilege:
+                server = _value(connection, _SUBSTITUTE)
+        return Place("postgresql", str(server), f"{database}.{self._schema}")
+
+    def describe(self) -> str:
+        return f"{self._connections.endpoint.url}, schema {self._schema}"
+
+    def ping(self) -> str:
+        with self._connections.lent(Work.RECORD) as connection:
+            return _server_name(connection)
+
+    def check(self) -> None:
+        with self._connections.lent(Work.RECORD) as connection:
+            examine(connection, self._tables)
+
+    def prepare(self) -> None:
+        """Create tables and indexes where they are missing. The schema is never created."""
+        with self._connections.lent(Work.WRITE) as connection:
+            self._tables.create_missing(connection)
+
+    def stats(self) -> StoreStats:
+        """Exact counts; the size is that of the tables with their indexes."""
+        with self._connections.lent(Work.READ) as connection:
+            existing = self._tables.existing(connection)
+            counts = {
+                kind: _value(
+                    connection, sql.SQL("SELECT count(*) FROM {}").format(self._tables.identifier(TABLES[kind]))
+                )
+                for kind in existing
+            }
+            sizes = [_value(connection, "SELECT pg_total_relation_size(%s)", (oid,)) for oid in existing.values()]
+            server = _server_name(connection)
+        return StoreStats(
+            states=counts.get(Kind.STATE, 0),
+            versions=counts.get(Kind.VERSION, 0),
+            snapshots=counts.get(Kind.SNAPSHOT, 0),
+            bytes=sum(sizes),
+            server=server,
+            details={"schema": self._schema},
+        )
+
+    def close(self) -> None:
+        self._connections.close()
+
+    # Reading
+
+    def keys(self) -> Iterator[pa.RecordBatch]:
+        for table in TABLES.values():
+            columns = (
+                "state_id, pg_column_size(data)::bigint" if table.kind is Kind.STATE else "DISTINCT state_id, 1::bigint"
+            )
+            query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(columns), self._tables.identifier(table))
+            with self._connections.lent(Work.READ) as connection:
+                for keys, weights in _copied(connection, query, (Form.TEXT, Form.INTEGER), _KEY_ROWS):
+                    yield pa.RecordBatch.from_arrays([keys.cast(pa.binary()), weights], schema=CATALOGUE)
+
+    def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 - every row is a record
+        """In order of the ids' bytes, by one COPY. It sees the table as it was when the reading began."""
+        if span.lower is not None and span.lower == span.upper:
+            return
+        table = TABLES[kind]
+        with self._connections.lent(Work.READ) as connection:
+            condition = self._tables.within(connection, table, span.lower, span.upper)
+            order = [
+                self._tables.sort_key(connection, table, column) for column in dict.fromkeys(("state_id", table.key))
+            ]
+            yield from self._records(connection, table, condition, sql.SQL(", ").join(order))
+
+    def list_states(self) -> Iterator[str]:
+        """In order of the ids' bytes, as they were when the listing began."""
+        table = TABLES[Kind.STATE]
+        with self._connections.lent(Work.READ) as connection:
+            query = sql.SQL("SELECT state_id FROM {} ORDER BY {}").format(
+                self._tables.identifier(table), self._tables.sort_key(connection, table, "state_id")
+            )
+            for (ids,) in _copied(connection, query, (Form.TEXT,), _KEY_ROWS):
+                yield from ids.to_pylist()
+
+    def get_state(self, state_id: str) -> bytes | None:
+        query = sql.SQL("SELECT data::text FROM {} WHERE state_id = %s").format(
+            self._tables.identifier(TABLES[Kind.STATE])
+        )
+        if not _is_text(state_id):
+            return None
+        with self._connections.lent(Work.RECORD) as connection:
+            try:
+                row = connection.execute(query, (state_id,)).fetchone()
+            except _ABSENT:
+                return None
+        return None if row is None else row[0].encode()
+
+    def get_version(self, state_id: str, version_id: str) -> Version | None:
+        rows = self._history(Kind.VERSION, state_id, version_id)
+        return Version(**rows[0]) if rows else None
+
+    def get_version_history(self, state_id: str, limit: int = 0) -> Sequence[Version]:
+        return [Version(**row) for row in self._history(Kind.VERSION, state_id, limit=limit)]
+
+    def get_snapshot(self, state_id: str, snapshot_id: str) -> Snapshot | None:
+        rows = self._history(Kind.SNAPSHOT, state_id, snapshot_id)
+        return Snapshot(**rows[0]) if rows else None
+
+    def list_snapshots(self, state_id: str) -> Sequence[Snapshot]:
+        return [Snapshot(**row) for row in self._history(Kind.SNAPSHOT, state_id)]
+
+    # Writing
+
+    def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
+        return postgresql_limits.refusals(kind, batch)
+
+    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:
+        return postgresql_limits.losses(kind, batch)
+
+    def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
+        """A time that a state does not give is the present one for a new row; a row that is there keeps its creation time,
+        and gets a new update time if it changes. A row whose document is spelled otherwise (1.0 for 1) does change.
+        """
+        if not batch.num_rows:
+            return Written()
+        with self._connections.lent(Work.WRITE) as connection:
+            return self._writing.write(connection, kind, batch)
+
+    def flush(self) -> None:
+        """Nothing to do: every write was committed."""
+
+    def set_state(self, state_id: str, document: bytes) -> None:
+        with self.transaction() as transaction:
+            transaction.set_state(state_id, document)
+
+    def delete_state(self, state_id: str) -> bool:
+        with self._connections.lent(Work.RECORD) as connection:
+            return self._deleted(connection, state_id)
+
+    def save_version(self, version: Version) -> None:
+        with self.transaction() as transaction:
+            transaction.save_version(version)
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        with self.transaction() as transaction:
+            transaction.save_snapshot(snapshot)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction of the server. What the store itself reads meanwhile, it reads outside of it."""
+        with self._connections.lent(Work.RECORD) as connection, connection.transaction():
+            yield _OpenTransaction(self, connection)
+
+    # How
+
+    def _records(
+        self, connection: Connection, table: Table, condition: sql.Composable, order: sql.Composable
+    ) -> Iterator[pa.RecordBatch]:
+        """Bare batches of the rows that meet a condition."""
+        # The casts do nothing to the columns of the format, and make those of a lookalike table readable.
+        columns = [
+            sql.SQL("{}" if column.form is Form.TEXT else f"{{}}::{column.form.value}").format(
+                sql.Identifier(column.name)
+            )
+            for column in table.columns
+        ]
+        query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {}").format(
+            sql.SQL(", ").join(columns), self._tables.identifier(table), condition, order
+        )
+        for arrays in _copied(connection, query, table.forms, _BATCH_ROWS):
+            yield _batch(table, arrays)
+
+    def _history(self, kind: Kind, state_id: str, record_id: str | None = None, limit: int = 0) -> list[dict[str, Any]]:
+        """Versions or snapshots of a state, newest first."""
+        if not _is_text(state_id) or not _is_text(record_id or ""):
+            return []
+        table = TABLES[kind]
+        condition = sql.SQL("state_id = {}").format(sql.Literal(state_id))
+        if record_id is not None:
+            condition += sql.SQL(" AND {} = {}").format(sql.Identifier(table.key), sql.Literal(record_id))
+        order = sql.SQL("created_at DESC NULLS LAST, {}").format(sql.Identifier(table.key))
+        if limit > 0:
+            order += sql.SQL(" LIMIT {}").format(sql.Literal(limit))
+        with self._connections.lent(Work.RECORD) as connection:
+            return [row for batch in self._records(connection, table, condition, order) for row in batch.to_pylist()]
+
+    def _put(self, connection: Connection, kind: Kind, record: dict[str, Any]) -> None:
+        for column in TABLES[kind].columns:
+            if column.form is Form.TEXT and not _is_text(record[column.field]):
+                raise UnstorableRecordError(
+                    f"The {column.field} {record[column.field]!r} cannot be stored.",
+                    why="No text in PostgreSQL can hold U+0000 or half a surrogate pair.",
+                    remedy="Use another id.",
+                )
+        if not record["data"].lstrip().startswith(b"{"):
+            raise UnstorableRecordError(
+                f"The document of the {kind} of '{record['state_id']}' is not a JSON object.",
+                why="A state is one JSON object.",
+                remedy="Wrap the value in an object.",
+            )
+        self._writing.upsert(connection, kind, pa.RecordBatch.from_pylist([record], schema=SCHEMAS[kind]))
+
+    def _deleted(self, connection: Connection, state_id: str) -> bool:
+        if not _is_text(state_id):
+            return False
+        query = sql.SQL("DELETE FROM {} WHERE state_id = %s").format(self._tables.identifier(TABLES[Kind.STATE]))
+        try:
+            with connection.transaction():
+                return connection.execute(query, (state_id,)).rowcount > 0
+        except _ABSENT:
+            return False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _OpenTransaction:
+    """See `ports.Transaction`."""
+
+    store: PostgresStore
+    connection: Connection
+
+    def set_state(self, state_id: str, document: bytes) -> None:
+        self.store._put(self.connection, Kind.STATE, {"state_id": state_id, "data": document})
+
+    def delete_state(self, state_id: str) -> None:
+        self.store._deleted(self.connection, state_id)
+
+    def save_version(self, version: Version) -> None:
+        self.store._put(self.connection, Kind.VERSION, dataclasses.asdict(version))
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        self.store._put(self.connection, Kind.SNAPSHOT, dataclasses.asdict(snapshot))
+
+
+def _copied(connection: Connection, query: sql.Composable, forms: Sequence[Form], max_rows: int) -> Iterator[list[Any]]:
+    """What a query yields, by COPY, as columns of up to `max_rows` and `BATCH_BYTES`. A table that is missing is empty."""
+    statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
+    try:
+        with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            for rows in messages(copy, BATCH_BYTES, max_rows):
+                yield decoded(rows, forms)
+    except _ABSENT:
+        return
+    except ValueError as error:
+        raise StoreError(
+            f"What the server sent cannot be read: {error}.",
+            why="Its binary format is not the one that PostgreSQL documents.",
+            remedy="See whether a proxy stands between, and connect to the server itself.",
+        ) from error
+
+
+def _batch(table: Table, arrays: list[Any]) -> pa.RecordBatch:
+    """Columns of a table as a bare batch."""
+    schema = SCHEMAS[table.kind]
+    found = dict(zip((column.field for column in table.columns), arrays, strict=True))
+    columns = []
+    for field in schema:
+        values = found.get(field.name)
+        if values is None:
+            values = pa.nulls(len(arrays[0]), field.type)
+        elif not field.nullable and values.null_count:
+            values = values.fill_null("")
+        columns.append(values)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _is_text(value: str) -> bool:
+    """Whether PostgreSQL can hold it as text at all."""
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _value(connection: Connection, query: Any, parameters: Any = None) -> Any:
+    row = connection.execute(query, parameters).fetchone()
+    return None if row is None else row[0]
+
+
+def _server_name(connection: Connection) -> str:
+    """``PostgreSQL 18.4``, without what a distribution adds to it."""
+    return f"PostgreSQL {str(_value(connection, 'SHOW server_version')).split()[0]}"
