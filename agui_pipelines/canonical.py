@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -150,36 +150,39 @@ def canonical_number(token: str) -> str:
     Plain notation without trailing zeros up to 30 digits on either side of the point, otherwise ``<digits>e<exponent>``
     with an integer mantissa that does not end in zero. Zero, with any sign, is ``0``.
     """
-    mantissa, _, exponent_text = token.lower().partition("e")
+    mantissa, _, power = token.lower().partition("e")
     sign = "-" if mantissa.startswith("-") else ""
     whole, _, fraction = mantissa.lstrip("-").partition(".")
     digits = (whole + fraction).lstrip("0")
     if not digits:
         return "0"
-    exponent = _exponent(exponent_text) - len(fraction)
     stripped = digits.rstrip("0")
-    exponent += len(digits) - len(stripped)
+    shift = len(digits) - len(stripped) - len(fraction)
+    exponent = _exponent(power)
+    if exponent is None:
+        return f"{sign}{stripped}e{_sum(power, shift)}"
+    exponent += shift
     if exponent >= 0 and len(stripped) + exponent <= _PLAIN_DIGITS:
         return sign + stripped + "0" * exponent
     if -_PLAIN_DIGITS <= exponent < 0 and len(stripped) + exponent <= _PLAIN_DIGITS:
         padded = stripped.rjust(1 - exponent, "0")
         return f"{sign}{padded[:exponent]}.{padded[exponent:]}"
-    return f"{sign}{stripped}e{_spelled(exponent)}"
+    return f"{sign}{stripped}e{exponent}"
 
 
-def _exponent(text: str) -> int:
-    """The exponent's value, however many digits it has."""
-    digits = text.lstrip("+-").lstrip("0")
-    value = 0
-    for start in range(0, len(digits), _CONVERTIBLE_DIGITS):
-        chunk = digits[start : start + _CONVERTIBLE_DIGITS]
-        value = value * 10 ** len(chunk) + int(chunk)
-    return -value if text.startswith("-") else value
+def _exponent(power: str) -> int | None:
+    """The exponent's value; None if it has more digits than Python turns into an integer, or in reasonable time."""
+    if len(power) > _CONVERTIBLE_DIGITS:
+        power = power[: 1 if power[0] in "+-" else 0] + power.lstrip("+-").lstrip("0")
+    if len(power) > _CONVERTIBLE_DIGITS:
+        return None
+    return int(power or "0") if power not in ("+", "-") else 0
 
 
-def _spelled(exponent: int) -> str:
-    """An integer in decimal; Python itself refuses to write more than 4,300 digits."""
-    return str(exponent) if exponent.bit_length() < _CONVERTIBLE_DIGITS else format(Decimal(exponent), "f")
+def _sum(power: str, shift: int) -> str:
+    """The sum of an integer of any length and a small one; decimal does this in time that grows with the length only."""
+    context = Context(prec=len(power) + 20, Emax=MAX_EMAX, Emin=MIN_EMIN)
+    return format(context.add(Decimal(power), shift), "f")
 
 
 def _is_extreme(token: str) -> bool:
@@ -187,11 +190,11 @@ def _is_extreme(token: str) -> bool:
 
     The digits are those of its documentation, section 8.1.2; the exponent's limit holds even for zero (measured on 18).
     """
-    mantissa, _, exponent_text = token.lower().partition("e")
+    mantissa, _, power = token.lower().partition("e")
     whole, _, fraction = mantissa.lstrip("-").partition(".")
-    exponent = _exponent(exponent_text)
+    exponent = _exponent(power)
     digits = (whole + fraction).lstrip("0")
-    if abs(exponent) > _MAX_EXPONENT or len(fraction) - exponent > _MAX_FRACTION_DIGITS:
+    if exponent is None or abs(exponent) > _MAX_EXPONENT or len(fraction) - exponent > _MAX_FRACTION_DIGITS:
         return True
     return bool(digits) and len(digits) - len(fraction) + exponent > _MAX_INTEGER_DIGITS
 

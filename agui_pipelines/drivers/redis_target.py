@@ -82,7 +82,7 @@ def _url_options(url: str) -> dict[str, Any]:
         )
     except ValueError:
         understood = False
-    if not understood or parts.fragment:
+    if not understood or parts.fragment or not all("=" in option for option in parts.query.split("&") if option):
         raise SpecError(
             "The connection_url of the Redis server is not a URL such as redis://user:password@host:6379/0.",
             why="It is not shown here, since it may hold a password.",

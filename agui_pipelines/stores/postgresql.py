@@ -19,7 +19,7 @@ from psycopg import errors, sql
 from agui_pipelines.drivers.postgresql import Connection, Connections, Work
 from agui_pipelines.drivers.postgresql_binary import Form, decoded, messages
 from agui_pipelines.drivers.postgresql_endpoint import Endpoint
-from agui_pipelines.errors import StoreError, UnstorableRecordError
+from agui_pipelines.errors import StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.ports import (
     BATCH_BYTES,
@@ -36,12 +36,11 @@ from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.spec import PostgresConfig
 from agui_pipelines.stores import postgresql_limits
 from agui_pipelines.stores.postgresql_check import examine
-from agui_pipelines.stores.postgresql_tables import TABLES, Table, Tables
+from agui_pipelines.stores.postgresql_tables import ABSENT, TABLES, Table, Tables, is_text
 from agui_pipelines.stores.postgresql_writing import Writing
 
 _BATCH_ROWS: Final = 10_000
 _KEY_ROWS: Final = 50_000
-_ABSENT: Final = (errors.UndefinedTable, errors.InvalidSchemaName)
 
 _IDENTITY: Final = "SELECT system_identifier::text FROM pg_control_system()"
 _SUBSTITUTE: Final = (
@@ -153,12 +152,12 @@ class PostgresStore:
         query = sql.SQL("SELECT data::text FROM {} WHERE state_id = %s").format(
             self._tables.identifier(TABLES[Kind.STATE])
         )
-        if not _is_text(state_id):
+        if not is_text(state_id):
             return None
         with self._connections.lent(Work.RECORD) as connection:
             try:
                 row = connection.execute(query, (state_id,)).fetchone()
-            except _ABSENT:
+            except ABSENT:
                 return None
         return None if row is None else row[0].encode()
 
@@ -202,7 +201,7 @@ class PostgresStore:
 
     def delete_state(self, state_id: str) -> bool:
         with self._connections.lent(Work.RECORD) as connection:
-            return self._deleted(connection, state_id)
+            return self._writing.delete_state(connection, state_id)
 
     def save_version(self, version: Version) -> None:
         with self.transaction() as transaction:
@@ -216,7 +215,7 @@ class PostgresStore:
     def transaction(self) -> Iterator[Transaction]:
         """A transaction of the server. What the store itself reads meanwhile, it reads outside of it."""
         with self._connections.lent(Work.RECORD) as connection, connection.transaction():
-            yield _OpenTransaction(self, connection)
+            yield _OpenTransaction(self._writing, connection)
 
     # How
 
@@ -239,7 +238,7 @@ class PostgresStore:
 
     def _history(self, kind: Kind, state_id: str, record_id: str | None = None, limit: int = 0) -> list[dict[str, Any]]:
         """Versions or snapshots of a state, newest first."""
-        if not _is_text(state_id) or not _is_text(record_id or ""):
+        if not is_text(state_id) or not is_text(record_id or ""):
             return []
         table = TABLES[kind]
         condition = sql.SQL("state_id = {}").format(sql.Literal(state_id))
@@ -251,51 +250,25 @@ class PostgresStore:
         with self._connections.lent(Work.RECORD) as connection:
             return [row for batch in self._records(connection, table, condition, order) for row in batch.to_pylist()]
 
-    def _put(self, connection: Connection, kind: Kind, record: dict[str, Any]) -> None:
-        for column in TABLES[kind].columns:
-            if column.form is Form.TEXT and not _is_text(record[column.field]):
-                raise UnstorableRecordError(
-                    f"The {column.field} {record[column.field]!r} cannot be stored.",
-                    why="No text in PostgreSQL can hold U+0000 or half a surrogate pair.",
-                    remedy="Use another id.",
-                )
-        if not record["data"].lstrip().startswith(b"{"):
-            raise UnstorableRecordError(
-                f"The document of the {kind} of '{record['state_id']}' is not a JSON object.",
-                why="A state is one JSON object.",
-                remedy="Wrap the value in an object.",
-            )
-        self._writing.upsert(connection, kind, pa.RecordBatch.from_pylist([record], schema=SCHEMAS[kind]))
-
-    def _deleted(self, connection: Connection, state_id: str) -> bool:
-        if not _is_text(state_id):
-            return False
-        query = sql.SQL("DELETE FROM {} WHERE state_id = %s").format(self._tables.identifier(TABLES[Kind.STATE]))
-        try:
-            with connection.transaction():
-                return connection.execute(query, (state_id,)).rowcount > 0
-        except _ABSENT:
-            return False
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _OpenTransaction:
     """See `ports.Transaction`."""
 
-    store: PostgresStore
+    writing: Writing
     connection: Connection
 
     def set_state(self, state_id: str, document: bytes) -> None:
-        self.store._put(self.connection, Kind.STATE, {"state_id": state_id, "data": document})
+        self.writing.put(self.connection, Kind.STATE, {"state_id": state_id, "data": document})
 
     def delete_state(self, state_id: str) -> None:
-        self.store._deleted(self.connection, state_id)
+        self.writing.delete_state(self.connection, state_id)
 
     def save_version(self, version: Version) -> None:
-        self.store._put(self.connection, Kind.VERSION, dataclasses.asdict(version))
+        self.writing.put(self.connection, Kind.VERSION, dataclasses.asdict(version))
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
-        self.store._put(self.connection, Kind.SNAPSHOT, dataclasses.asdict(snapshot))
+        self.writing.put(self.connection, Kind.SNAPSHOT, dataclasses.asdict(snapshot))
 
 
 def _copied(connection: Connection, query: sql.Composable, forms: Sequence[Form], max_rows: int) -> Iterator[list[Any]]:
@@ -305,7 +278,7 @@ def _copied(connection: Connection, query: sql.Composable, forms: Sequence[Form]
         with connection.cursor() as cursor, cursor.copy(statement) as copy:
             for rows in messages(copy, BATCH_BYTES, max_rows):
                 yield decoded(rows, forms)
-    except _ABSENT:
+    except ABSENT:
         return
     except ValueError as error:
         raise StoreError(
@@ -328,14 +301,6 @@ def _batch(table: Table, arrays: list[Any]) -> pa.RecordBatch:
             values = values.fill_null("")
         columns.append(values)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _is_text(value: str) -> bool:
-    """Whether PostgreSQL can hold it as text at all."""
-    try:
-        return b"\0" not in value.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def _value(connection: Connection, query: Any, parameters: Any = None) -> Any:

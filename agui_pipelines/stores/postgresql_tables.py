@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from psycopg import sql
+from psycopg import errors, sql
 
 from agui_pipelines.drivers.postgresql import Connection
 from agui_pipelines.drivers.postgresql_binary import Form
@@ -59,6 +59,9 @@ class Table:
         return tuple(column.form for column in self.columns)
 
 
+ABSENT: Final = (errors.UndefinedTable, errors.InvalidSchemaName)
+"""What the server says where the tables do not exist yet."""
+
 _NOW: Final = "DEFAULT now()"
 
 TABLES: Final = {
@@ -101,12 +104,6 @@ TABLES: Final = {
     ),
 }
 
-_TYPES: Final = {
-    Form.TEXT: frozenset({"character varying(255)", "character varying", "text"}),
-    Form.JSONB: frozenset({"jsonb"}),
-    Form.MOMENT: frozenset({"timestamp with time zone"}),
-}
-
 _BYTE_ORDERED: Final = """
 SELECT pg_encoding_to_char(d.encoding) IN ('UTF8', 'SQL_ASCII'),
     l.collname IN ('C', 'POSIX', 'ucs_basic') OR l.collprovider = 'b' OR l.collname = 'default' AND (
@@ -143,15 +140,15 @@ class Tables:
 
     def within(self, connection: Connection, table: Table, lower: bytes | None, upper: bytes | None) -> sql.Composable:
         """The condition that a row's state id lies between two bounds, of which the upper one is excluded."""
-        conditions = [sql.SQL("true")] if lower is None and upper is None else []
+        conditions: list[sql.Composable] = [sql.SQL("true")] if lower is None and upper is None else []
         key = self.sort_key(connection, table, "state_id")
         comparable, _ = self._order(connection, table)
-        for operator, bound in ((">=", lower), ("<", upper)):
+        for condition, bound in ((sql.SQL("{} >= {}"), lower), (sql.SQL("{} < {}"), upper)):
             if bound is not None:
                 # A bound that is no text, from the keys of some other system, can only be compared as bytes.
                 text = _text(bound) if comparable else None
-                left, right = (as_bytes("state_id"), sql.Literal(bound)) if text is None else (key, sql.Literal(text))
-                conditions.append(sql.SQL(" {} ").format(sql.SQL(operator)).join([left, right]))  # type: ignore[arg-type] # composed
+                sides = (as_bytes("state_id"), bound) if text is None else (key, text)
+                conditions.append(condition.format(*sides))
         return sql.SQL(" AND ").join(conditions)
 
     def existing(self, connection: Connection) -> dict[Kind, int]:
@@ -177,8 +174,7 @@ class Tables:
 
     def _definition(self, table: Table) -> sql.Composed:
         columns = [
-            sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.definition))  # type: ignore[arg-type] # from TABLES
-            for column in table.columns
+            sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.definition)) for column in table.columns
         ]
         return sql.SQL("CREATE TABLE {} ({})").format(self.identifier(table), sql.SQL(", ").join(columns))
 
@@ -205,6 +201,14 @@ class Tables:
                 return True, False
             self._orders[table.kind] = (row[0], row[1])
         return self._orders[table.kind]
+
+
+def is_text(value: str) -> bool:
+    """Whether PostgreSQL can hold a value as text at all."""
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def as_bytes(column: str) -> sql.Composable:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,11 +34,12 @@ from agui_pipelines.drivers.postgresql_binary import (
 )
 from agui_pipelines.errors import StoreError, UnstorableRecordError
 from agui_pipelines.ports import Written
-from agui_pipelines.records import Kind
-from agui_pipelines.stores.postgresql_tables import TABLES, Column, Table, Tables
+from agui_pipelines.records import SCHEMAS, Kind
+from agui_pipelines.stores.postgresql_tables import ABSENT, TABLES, Column, Table, Tables, is_text
 
 _TEXT_OID: Final = 25
 _MOMENT_OID: Final = 1184
+_NOT_HELD: Final = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 _EPOCH: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
@@ -78,16 +79,40 @@ class Writing:
                 except psycopg.errors.UniqueViolation:
                     pass  # written by somebody else just now, or twice in the batch
             return self._upsert(connection, rows)
-        except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex) as error:
+        except _NOT_HELD as error:
             raise _unstorable(connection, rows, error) from error
 
-    def upsert(self, connection: Connection, kind: Kind, batch: pa.RecordBatch) -> Written:
-        """Write a batch within whatever transaction is open."""
-        rows = _rows(TABLES[kind], batch)
+    def put(self, connection: Connection, kind: Kind, record: dict[str, Any]) -> None:
+        """Upsert one record, given by the fields of its schema, within whatever transaction is open."""
+        for column in TABLES[kind].columns:
+            if column.form is Form.TEXT and not is_text(record[column.field]):
+                raise UnstorableRecordError(
+                    f"The {column.field} {record[column.field]!r} cannot be stored.",
+                    why="No text in PostgreSQL can hold U+0000 or half a surrogate pair.",
+                    remedy="Use another id.",
+                )
+        if not record["data"].lstrip().startswith(b"{"):
+            raise UnstorableRecordError(
+                f"The document of the {kind} of '{record['state_id']}' is not a JSON object.",
+                why="A state is one JSON object.",
+                remedy="Wrap the value in an object.",
+            )
+        rows = _rows(TABLES[kind], pa.RecordBatch.from_pylist([record], schema=SCHEMAS[kind]))
         try:
-            return self._upsert(connection, rows)
-        except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex) as error:
+            self._upsert(connection, rows)
+        except _NOT_HELD as error:
             raise _unstorable(connection, rows, error) from error
+
+    def delete_state(self, connection: Connection, state_id: str) -> bool:
+        """Whether there was one."""
+        query = sql.SQL("DELETE FROM {} WHERE state_id = %s").format(self._tables.identifier(TABLES[Kind.STATE]))
+        if not is_text(state_id):
+            return False
+        try:
+            with connection.transaction():
+                return connection.execute(query, (state_id,)).rowcount > 0
+        except ABSENT:
+            return False
 
     def _time_if_none_exists(self, connection: Connection, rows: _Rows) -> int | None:
         """The server's time, if none of the ids is in the table yet."""
@@ -101,13 +126,14 @@ class Writing:
         else:
             condition = sql.SQL("{} = ANY(%s::text[])").format(key)
             parameters = [rows.array(table.columns[0])]
-        query = sql.SQL("SELECT now(), EXISTS (SELECT FROM {} WHERE {})").format(
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {}), now()").format(
             self._tables.identifier(table), condition
         )
         row = connection.execute(query, parameters).fetchone()
-        if row is None or row[1]:
+        if row is None or row[0]:
             return None
-        return (row[0] - _EPOCH) // dt.timedelta(microseconds=1)
+        moment: dt.datetime = row[1]
+        return (moment - _EPOCH) // dt.timedelta(microseconds=1)
 
     def _append(self, connection: Connection, rows: _Rows, now: int) -> None:
         """Add rows of which none exists. A time that a state lacks is `now`."""
@@ -256,7 +282,7 @@ def _array_type(column: Column) -> str:
     return "timestamptz[]" if column.form is Form.MOMENT else "text[]"
 
 
-def _listed(parts: Any) -> sql.Composed:
+def _listed(parts: Iterable[sql.Composable]) -> sql.Composed:
     return sql.SQL(", ").join(parts)
 
 
@@ -297,6 +323,6 @@ def _is_refused(connection: Connection, rows: _Rows, row: int) -> bool:
             try:
                 with connection.transaction():
                     connection.execute("SELECT %s::text::jsonb IS NULL", (Binary(document),))
-            except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex):
+            except _NOT_HELD:
                 return True
     return False

@@ -127,6 +127,9 @@ def test_a_server_that_does_not_tell_about_itself_can_be_used_all_the_same(guard
         f"redis://:{CANARY}?x@127.0.0.1:6379/0",
         "redis://:12/x@127.0.0.1:6379/0",
         "redis://:12?x@127.0.0.1:6379/0",
+        "redis://user:12/x@127.0.0.1:6379/0",
+        "redis://user:12#x@127.0.0.1:6379/0",
+        "redis://user:12?x@127.0.0.1:6379/0",
         f"redis://:{CANARY}@127.0.0.1:6379/database",
         f"https://:{CANARY}@127.0.0.1:6379/0",
         f"redis://:{CANARY}@127.0.0.1:six/0",
@@ -269,7 +272,7 @@ def test_replies_that_were_awaited_when_the_connection_broke_never_come(redis_ur
         pending = wire.send(burst)
         wire.close()
         assert wire.call("PING") == b"PONG"
-        with pytest.raises(InterruptedConnectionError):
+        with pytest.raises(InterruptedConnectionError, match="closed before all replies had come"):
             wire.receive(pending)
 
 

@@ -182,6 +182,16 @@ def test_a_key_that_comes_and_goes_is_either_read_or_passed_over(
             assert {row["state_id"] for row in rows} >= {f"{i:03}" for i in range(500) if i % 3}
 
 
+def test_a_key_that_is_absent_for_a_moment_is_read(store: Store, client: redis.Redis) -> None:
+    client.mset({f"{P}state:{i:05}": "{}" for i in range(1500)})
+    span = span_of(store)
+    client.delete(f"{P}state:00600")
+    batches = store.read(Kind.STATE, span, pytest.fail)
+    rows = next(batches).num_rows  # the next batch has been asked for by now
+    client.set(f"{P}state:00600", "{}")
+    assert rows + sum(batch.num_rows for batch in batches) == 1500
+
+
 def test_the_connection_can_be_used_while_a_reading_is_under_way(store: Store, client: redis.Redis) -> None:
     client.mset({f"{P}state:{i:05}": f'{{"n":{i}}}' for i in range(3000)})
     batches = store.read(Kind.STATE, span_of(store), pytest.fail)

@@ -1,0 +1,134 @@
+"""The Dagster definitions: what people see when they open the UI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from agui_pipelines import spec
+from agui_pipelines.definitions import defs
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+GRAPH = {
+    "migration_plan": set(),
+    "exported_snapshot": {"migration_plan"},
+    "staged_snapshot": {"exported_snapshot"},
+    "target_states": {"staged_snapshot"},
+    "validation_report": {"target_states"},
+    "import_preview": {"staged_snapshot"},
+}
+RANGED = {"exported_snapshot", "staged_snapshot", "target_states"}
+
+
+def specs():
+    return {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+
+
+def test_the_graph_of_assets():
+    found = {name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs().items()}
+    assert found == GRAPH
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_every_asset_says_what_it_is(name):
+    asset = specs()[name]
+    assert asset.description
+    assert len(asset.description) > 40
+    assert asset.group_name in {"prepare", "move", "prove"}
+    assert asset.kinds
+    assert asset.owners
+    assert asset.code_version
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_key_ranges_are_partitions_00_to_15(name):
+    partitions = specs()[name].partitions_def
+    if name not in RANGED:
+        assert partitions is None
+        return
+    assert partitions is not None
+    assert list(partitions.get_partition_keys()) == [f"{i:02}" for i in range(16)]
+
+
+@pytest.mark.parametrize("name", RANGED)
+def test_all_ranges_are_backfilled_in_one_run(name):
+    [asset] = [a for a in defs.assets or () if isinstance(a, dg.AssetsDefinition) and name in str(a.keys)]
+    assert asset.backfill_policy == dg.BackfillPolicy.single_run()
+
+
+def test_the_jobs_that_people_launch():
+    jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+    assert jobs.keys() == {"migrate", "dry_run", "validate"}
+    assert all(job.description for job in jobs.values())
+
+
+@pytest.mark.parametrize(
+    ("job", "assets"),
+    [
+        ("migrate", GRAPH.keys() - {"import_preview"}),
+        ("dry_run", {"migration_plan", "exported_snapshot", "staged_snapshot", "import_preview"}),
+        ("validate", {"validation_report"}),
+    ],
+)
+def test_what_each_job_does(job, assets):
+    found = {key.to_user_string() for key in defs.resolve_job_def(job).asset_layer.selected_asset_keys}
+    assert found == assets
+
+
+@pytest.mark.parametrize("job", ["migrate", "dry_run"])
+def test_the_expectations_block_what_is_downstream(job):
+    checks = defs.resolve_job_def(job).asset_layer.asset_graph
+    [key] = checks.asset_check_keys
+    assert (key.asset_key.to_user_string(), key.name) == ("staged_snapshot", "staged_expectations")
+    assert checks.get(key).blocking
+
+
+def test_the_launchpad_is_small():
+    fields = defs.resolve_job_def("migrate").run_config_schema.config_type.fields["resources"].config_type.fields
+    config = fields["migration"].config_type.fields["config"].config_type
+    assert set(config.fields) == {"migration_file", "dry_run", "fresh"}
+
+
+def check_defs(tmp_path, **environment):
+    home = {**os.environ, "DAGSTER_CLI_TELEMETRY_ENABLED": "false", **environment}
+    dg_command = Path(sys.executable).with_name("dg")
+    return subprocess.run([dg_command, "check", "defs"], cwd=CHECKOUT, env=home, capture_output=True, text=True)
+
+
+def test_dg_check_defs_passes(tmp_path):
+    checked = check_defs(tmp_path)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def partition_keys(**environment):
+    """The partitions as a process sees them that begins with this environment."""
+    code = "from assets.partitions import KEY_RANGES; print(*KEY_RANGES.get_partition_keys())"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=True, cwd=CHECKOUT
+    ).stdout.split()
+
+
+def test_the_migration_file_says_how_many_ranges_there_are(tmp_path):
+    file = tmp_path / "migration.yaml"
+    file.write_text("ranges: 101\n")
+
+    found = partition_keys(**{spec.FILE_VARIABLE: str(file)})
+
+    assert found == [f"{i:03}" for i in range(101)]
+
+
+@pytest.mark.parametrize("text", ["ranges: 0", "ranges: many", "ranges: 257", "- no mapping"])
+def test_a_wrong_migration_file_does_not_keep_the_definitions_from_loading(tmp_path, monkeypatch, text):
+    from assets import partitions
+
+    file = tmp_path / "migration.yaml"
+    file.write_text(text)
+    monkeypatch.setenv(spec.FILE_VARIABLE, str(file))
+
+    assert partitions._configured() == 16
