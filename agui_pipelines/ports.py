@@ -171,7 +171,11 @@ class Store(Reader, Protocol):
         ...
 
     def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
-        """The rows of a *digested* batch that this store can never hold. Does not connect."""
+        """The rows of a *digested* batch that this store can never hold, with a refusal for each reason.
+
+        The batch may lack ``data``, ``delta`` and ``metadata``, which then stay on disk; ``size`` stands for ``data``. Does
+        not connect.
+        """
         ...
 
     def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:

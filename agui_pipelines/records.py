@@ -13,16 +13,20 @@ Two forms of a batch are used:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import reduce
+from operator import or_
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
-from agui_pipelines.canonical import UNUSABLE, Digests, Trait, digest
+from agui_pipelines.canonical import UNUSABLE, Trait, digest
+from agui_pipelines.digests import WIDTH, DigestColumn, digest_values
 
 
 class Kind(StrEnum):
@@ -92,7 +96,7 @@ _ID_COLUMNS: Final = {
     Kind.SNAPSHOT: ("state_id", "snapshot_id"),
 }
 
-_DIGEST: Final = pa.binary(16)
+_DIGEST: Final = pa.binary(WIDTH)
 
 DIGEST_FIELDS: Final = (
     pa.field("raw_digest", _DIGEST, nullable=False),
@@ -108,6 +112,10 @@ DIGESTED: Final = {kind: pa.schema([*schema, *DIGEST_FIELDS]) for kind, schema i
 
 
 _RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)")
+
+
+Digester = Callable[[pa.BinaryArray], DigestColumn]
+"""Digests a column of documents: `digests.digest_values`, or a `digests.DigestPool`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,53 +146,59 @@ def reject_batch(rejects: list[Reject]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, schema=REJECT)
 
 
-def digested(kind: Kind, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[tuple[int, int]]]:
-    """Add the digest columns to a bare batch.
+def digested(
+    kind: Kind, batch: pa.RecordBatch, digester: Digester = digest_values
+) -> tuple[pa.RecordBatch, list[tuple[int, int]]]:
+    """Add the digest columns to a bare batch; `digester` digests its documents.
 
     Returns the digested batch of the usable rows, and ``(row, traits)`` of the unusable ones (not JSON, not an object,
     too deep), which the caller turns into rejects.
     """
-    rows = [digest(document) for document in batch.column("data").to_pylist()]
+    found = digester(batch.column("data"))
     if kind is not Kind.STATE:
-        rows = _whole_records(batch, rows)
-    unusable = [(i, row.traits) for i, row in enumerate(rows) if row.traits & UNUSABLE]
-    if unusable:
-        keep = [i for i, row in enumerate(rows) if not row.traits & UNUSABLE]
-        batch = batch.take(pa.array(keep, pa.int64()))
-        rows = [rows[i] for i in keep]
-    documents = batch.column("data").to_pylist()
-    columns = [
-        *batch.columns,
-        pa.array([xxh3_128_digest(document) for document in documents], _DIGEST),
-        pa.array([row.canonical for row in rows], _DIGEST),
-        pa.array([None if row.spelling == row.canonical else row.spelling for row in rows], _DIGEST),
-        pa.array([row.traits for row in rows], pa.uint16()),
-        pa.array([len(document) for document in documents], pa.int64()),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=DIGESTED[kind]), unusable
+        found = _whole_records(batch, found)
+    canonical, spelling = _fixed(found.canonical), _fixed(found.spelling)
+    traits = _array(pa.uint8(), found.traits, len(found.traits))
+    whole = pa.RecordBatch.from_arrays(
+        [
+            *batch.columns,
+            _fixed(found.raw),
+            canonical,
+            pc.if_else(pc.equal(canonical, spelling), pa.scalar(None, _DIGEST), spelling),
+            traits.cast(pa.uint16()),
+            pc.binary_length(batch.column("data")).cast(pa.int64()),
+        ],
+        schema=DIGESTED[kind],
+    )
+    bad = pc.not_equal(pc.bit_wise_and(traits, pa.scalar(UNUSABLE, pa.uint8())), pa.scalar(0, pa.uint8()))
+    unusable = [(row, found.traits[row]) for row in pc.indices_nonzero(bad).to_pylist()]
+    return (whole.filter(pc.invert(bad)) if unusable else whole), unusable
 
 
-def _whole_records(batch: pa.RecordBatch, states: list[Digests]) -> list[Digests]:
+def _array(kind: pa.DataType, data: bytes, rows: int) -> pa.Array:
+    return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(data)])
+
+
+def _fixed(data: bytes) -> pa.Array:
+    return _array(_DIGEST, data, len(data) // WIDTH)
+
+
+def _whole_records(batch: pa.RecordBatch, states: DigestColumn) -> DigestColumn:
     """Extend the digests of `State` to the whole version or snapshot record."""
     texts = [f.name for f in batch.schema if pa.types.is_string(f.type)]
     parts = [f.name for f in batch.schema if pa.types.is_binary(f.type) and f.name != "data"]
-    whole = []
-    for row, state in zip(batch.select([*texts, *parts]).to_pylist(), states, strict=True):
+    canonical, spelling, traits = [], [], bytearray()
+    for i, row in enumerate(batch.select([*texts, *parts]).to_pylist()):
         spelled = [row[name] for name in texts]
         exact = [instant(row[name]) if name == "timestamp" else row[name] for name in texts]
         members = [None if row[name] is None else digest(row[name]) for name in parts]
-        traits = state.traits
-        for member in members:
-            # Delta is an array, so for the other members NOT_OBJECT says nothing.
-            traits |= member.traits & ~Trait.NOT_OBJECT if member else Trait.NONE
-        whole.append(
-            Digests(
-                _joined(exact, state.canonical, [member and member.canonical for member in members]),
-                _joined(spelled, state.spelling, [member and member.spelling for member in members]),
-                traits,
-            )
-        )
-    return whole
+        # Delta is an array, so for the other members NOT_OBJECT says nothing.
+        own = [member.traits & ~Trait.NOT_OBJECT for member in members if member]
+        traits.append(reduce(or_, own, states.traits[i]))
+        state = slice(i * WIDTH, (i + 1) * WIDTH)
+        canonical.append(_joined(exact, states.canonical[state], [member and member.canonical for member in members]))
+        spelling.append(_joined(spelled, states.spelling[state], [member and member.spelling for member in members]))
+    return DigestColumn(states.raw, b"".join(canonical), b"".join(spelling), bytes(traits))
 
 
 def _joined(texts: list[str], state: bytes, members: list[bytes | None]) -> bytes:

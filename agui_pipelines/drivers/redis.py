@@ -101,7 +101,7 @@ class RedisWire:
         self._parser = hiredis.Reader()
         self._buffer = bytearray(RECEIVE_BYTES)
         self._pending: deque[Pending] = deque()
-        self._server = ServerInfo("Redis", "", (), "", "", "")
+        self._server: ServerInfo | None = None
         self._expiry_command = b""
 
     @property
@@ -122,7 +122,7 @@ class RedisWire:
     def server(self) -> ServerInfo:
         """What the server said of itself when we connected. Connects."""
         self._connected()
-        return self._server
+        return self._server or ServerInfo("Redis", "", (), "", "", "")
 
     def call(self, *command: bytes | str | int) -> Any:
         """One command and its reply."""
@@ -216,10 +216,7 @@ class RedisWire:
             self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE)
             self._parser.setmaxbuf(_IDLE_PARSER_BYTES)
             self._expiry_command = b""
-            try:
-                self._server = self._introduced()
-            except InterruptedConnectionError as error:
-                raise silent(error, self._target) from error
+            self._server = self._introduced()
         return self._socket
 
     def _log_in(self) -> None:
@@ -236,7 +233,7 @@ class RedisWire:
         burst.add(b"INFO", b"server")
         burst.add(b"INFO", b"replication")
         burst.add(b"HELLO")
-        replies = self.receive(self.send(burst))
+        replies = self._first_words(self.send(burst))
         facts: dict[str, str] = {}
         for reply in reversed(replies):
             if isinstance(reply, hiredis.ReplyError):
@@ -250,6 +247,16 @@ class RedisWire:
             self.close()
             raise unusable_mode(info.mode, self._target)
         return info
+
+    def _first_words(self, pending: Pending) -> list[Any]:
+        try:
+            return self.receive(pending)
+        except InterruptedConnectionError as error:
+            for reply in pending.replies:  # some refusals come before anything is asked, and then the end
+                raise self.failure(reply) from None
+            if self._server is None and isinstance(error.__cause__, ConnectionError):
+                raise silent(error, self._target) from error
+            raise
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

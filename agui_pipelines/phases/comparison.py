@@ -202,7 +202,7 @@ def compared(session: Session, snapshots: list[SnapshotReader], meter: Meter) ->
             for kind in target.kinds:
                 for batch in ahead(target.read(kind, span, unreadable.add)):
                     session.require_going()
-                    for usable in digested_or_rejected(kind, batch, unreadable.add, None):
+                    for usable in digested_or_rejected(kind, batch, unreadable.add, digester=digester):
                         comparison.observe(kind, usable)
                     meter.add(batch.num_rows, batch.nbytes)
 
@@ -213,7 +213,8 @@ def compared(session: Session, snapshots: list[SnapshotReader], meter: Meter) ->
             write_catalogue(target.keys(), sorted_keys)
         with catalogue.open("rb") as file:
             ranges = cut(file, session.migration.ranges)
-        session.in_parallel(read, ranges)
+        with session.digester(sum(key_range.keys for key_range in ranges)) as digester:
+            session.in_parallel(read, ranges)
         comparison.join()
         yield comparison, unreadable.names()
 

@@ -10,12 +10,13 @@ from typing import Final
 import pyarrow as pa
 
 from agui_pipelines.canonical import UNUSABLE, Trait
+from agui_pipelines.digests import digest_values
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import OnReject, Reader, Store
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import Kind, Reject, digested, id_columns
+from agui_pipelines.records import Digester, Kind, Reject, digested, id_columns
 from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter
 from agui_pipelines.staging.flow import Behind, ahead
 
@@ -71,7 +72,9 @@ class SnapshotReport:
 def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotReport:
     """Export the named key ranges. While the plan is open, a range that is finished and without rejects is not repeated."""
     meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
-    reports = in_ranges(session, plan, ranges, PHASE, meter, partial(_export_range, session, plan, meter))
+    with session.digester(meter.total) as digester:
+        work = partial(_export_range, session, plan, meter, digester)
+        reports = in_ranges(session, plan, ranges, PHASE, meter, work)
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 
 
@@ -122,7 +125,7 @@ def exported(session: Session, plan: Plan, range_: str) -> SnapshotReader | None
     return SnapshotReader(session.workspace, entry.outputs["snapshot_id"]) if entry else None
 
 
-def _export_range(session: Session, plan: Plan, meter: Meter, name: str) -> Manifest:
+def _export_range(session: Session, plan: Plan, meter: Meter, digester: Digester, name: str) -> Manifest:
     with (
         session.source() as source,
         plan.span(session.workspace, name) as span,
@@ -133,7 +136,7 @@ def _export_range(session: Session, plan: Plan, meter: Meter, name: str) -> Mani
             with Behind(partial(writer.write, kind)) as sink:
                 for batch in ahead(source.read(kind, span, writer.reject)):
                     session.require_going()
-                    for usable in digested_or_rejected(kind, batch, writer.reject, source):
+                    for usable in digested_or_rejected(kind, batch, writer.reject, source, digester):
                         sink.put(usable)
                         states += usable.num_rows if kind is Kind.STATE else 0
                     meter.add(batch.num_rows, batch.nbytes)
@@ -143,10 +146,14 @@ def _export_range(session: Session, plan: Plan, meter: Meter, name: str) -> Mani
 
 
 def digested_or_rejected(
-    kind: Kind, batch: pa.RecordBatch, on_reject: OnReject, source: Reader | Store | None
+    kind: Kind,
+    batch: pa.RecordBatch,
+    on_reject: OnReject,
+    source: Reader | Store | None = None,
+    digester: Digester = digest_values,
 ) -> Iterator[pa.RecordBatch]:
     """The digested batch of usable rows; others are given another form if the source knows one, or rejected."""
-    usable, unusable = digested(kind, batch)
+    usable, unusable = digested(kind, batch, digester)
     if usable.num_rows:
         yield usable
     if not unusable:
@@ -166,7 +173,7 @@ def digested_or_rejected(
         again = batch.take(pa.array(rows, pa.int64())).set_column(
             index, batch.schema.field(index), pa.array(data, pa.binary())
         )
-        yield from digested_or_rejected(kind, again, on_reject, None)
+        yield from digested_or_rejected(kind, again, on_reject)
 
 
 def _unusable(kind: Kind, batch: pa.RecordBatch, row: int, traits: int) -> Reject:

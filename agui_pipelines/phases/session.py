@@ -7,18 +7,23 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from agui_pipelines.digests import DigestPool, digest_values
 from agui_pipelines.errors import StoppedError
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.ports import Reader, Store
 from agui_pipelines.progress import Listener, Meter, Progress, silent
+from agui_pipelines.records import Digester
 from agui_pipelines.sources import open_source
 from agui_pipelines.spec import Migration, RedisKeysConfig
 from agui_pipelines.staging import Workspace
 from agui_pipelines.stores import open_store
 
 T = TypeVar("T")
+
+WORTH_WORKERS: Final = 5_000
+"""Documents from which on starting worker processes pays."""
 
 
 def _nothing() -> None:
@@ -63,6 +68,15 @@ class Session:
 
     def meter(self, phase: str, total: int | None = None) -> Meter:
         return Meter(phase, self.listener, total)
+
+    @contextmanager
+    def digester(self, records: int | None) -> Iterator[Digester]:
+        """What digests about so many documents: this process for a few, worker processes for more."""
+        if records is not None and records < WORTH_WORKERS:
+            yield digest_values
+            return
+        with DigestPool(self.migration.parallelism) as pool:
+            yield pool
 
     def conclude(self, meter: Meter, plan_id: str) -> Progress:
         """Tell the listener a phase's final figures, and keep its time in the ledger."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -20,7 +21,7 @@ from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import OnReject, Store
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import DIGESTED, SCHEMAS, Kind, Reject, id_columns
+from agui_pipelines.records import DIGEST_FIELDS, DIGESTED, SCHEMAS, Digester, Kind, Reject, id_columns
 from agui_pipelines.staging import Manifest, Segment, SnapshotReader, SnapshotWriter
 from agui_pipelines.transforms import Chain, chain
 
@@ -38,15 +39,17 @@ def transform(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRe
     steps = chain(session.migration.transforms, session.migration.folder)
     sources = {name: _require_exported(session, plan, name) for name in ranges}
     meter = session.meter(PHASE, total=sum(source.manifest.records for source in sources.values()))
-    reports = in_ranges(
-        session,
-        plan,
-        ranges,
-        PHASE,
-        meter,
-        work=lambda name: _stage_range(session, sources[name], steps, meter),
-        basis=lambda name: f"{sources[name].manifest.snapshot_id} | {steps.fingerprint}",
-    )
+    with session.digester(meter.total) as digester:
+        stager = _Stager(session, steps, digester, meter)
+        reports = in_ranges(
+            session,
+            plan,
+            ranges,
+            PHASE,
+            meter,
+            work=lambda name: stager.stage(sources[name]),
+            basis=lambda name: f"{sources[name].manifest.snapshot_id} | {steps.fingerprint}",
+        )
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 
 
@@ -135,29 +138,67 @@ def _require_exported(session: Session, plan: Plan, name: str) -> SnapshotReader
     return source
 
 
-def _stage_range(session: Session, source: SnapshotReader, steps: Chain, meter: Meter) -> Manifest:
-    exported_ = source.manifest
-    losses: Counter[str] = Counter()
-    referenced: list[Segment] = []
-    with (
-        session.target() as target,
-        SnapshotWriter(session.workspace, stage="staged", plan_id=exported_.plan_id, range_=exported_.range) as writer,
-    ):
-        for kind in Kind:
-            for segment in source.segments(kind):
-                session.require_going()
-                if steps.identity and _holds_all(target, source, kind, segment, losses):
-                    referenced.append(segment)
-                else:
-                    _rewrite(target, source, kind, segment, steps, writer, losses)
-                meter.add(segment.records, segment.document_bytes)
-        return writer.seal(
-            parents=(exported_.snapshot_id,),
-            transform=steps.fingerprint,
-            losses=dict(losses),
-            referenced=tuple(referenced),
-            vanished=exported_.vanished,
-        )
+@dataclass(frozen=True, slots=True)
+class _Stager:
+    """Stages exported snapshots, one at a time in each thread."""
+
+    session: Session
+    steps: Chain
+    digester: Digester
+    meter: Meter
+
+    def stage(self, source: SnapshotReader) -> Manifest:
+        exported_ = source.manifest
+        losses: Counter[str] = Counter()
+        referenced: list[Segment] = []
+        with (
+            self.session.target() as target,
+            SnapshotWriter(
+                self.session.workspace, stage="staged", plan_id=exported_.plan_id, range_=exported_.range
+            ) as writer,
+        ):
+            for kind in Kind:
+                for segment in source.segments(kind):
+                    self.session.require_going()
+                    if self.steps.identity and _holds_all(target, source, kind, segment, losses):
+                        referenced.append(segment)
+                    else:
+                        self._rewrite(target, source, kind, segment, writer, losses)
+                    self.meter.add(segment.records, segment.document_bytes)
+            return writer.seal(
+                parents=(exported_.snapshot_id,),
+                transform=self.steps.fingerprint,
+                losses=dict(losses),
+                referenced=tuple(referenced),
+                vanished=exported_.vanished,
+            )
+
+    def _rewrite(
+        self,
+        target: Store,
+        source: SnapshotReader,
+        kind: Kind,
+        segment: Segment,
+        writer: SnapshotWriter,
+        losses: Counter[str],
+    ) -> None:
+        for batch in source.segment_batches(segment):
+            for changed in self._transformed(kind, batch, writer.reject):
+                kept = _without_refused(target, kind, changed, writer.reject)
+                losses.update(target.losses(kind, kept))
+                writer.write(kind, kept)
+
+    def _transformed(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
+        if self.steps.identity:
+            yield batch
+            return
+        bare = self.steps.apply(kind, batch.select(SCHEMAS[kind].names), on_reject)
+        if kind is Kind.STATE and bare.column("data").equals(batch.column("data")):
+            # Only ids or times changed, and a state's digests are those of its document alone.
+            digests = [batch.column(field.name) for field in DIGEST_FIELDS]
+            yield pa.RecordBatch.from_arrays([*bare.columns, *digests], schema=DIGESTED[kind])
+            return
+        yield from digested_or_rejected(kind, bare, partial(_as_transformed, on_reject), digester=self.digester)
 
 
 def _holds_all(target: Store, source: SnapshotReader, kind: Kind, segment: Segment, losses: Counter[str]) -> bool:
@@ -171,30 +212,6 @@ def _holds_all(target: Store, source: SnapshotReader, kind: Kind, segment: Segme
     return True
 
 
-def _rewrite(
-    target: Store,
-    source: SnapshotReader,
-    kind: Kind,
-    segment: Segment,
-    steps: Chain,
-    writer: SnapshotWriter,
-    losses: Counter[str],
-) -> None:
-    for batch in source.segment_batches(segment):
-        for changed in _transformed(kind, batch, steps, writer.reject):
-            kept = _without_refused(target, kind, changed, writer.reject)
-            losses.update(target.losses(kind, kept))
-            writer.write(kind, kept)
-
-
-def _transformed(kind: Kind, batch: pa.RecordBatch, steps: Chain, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
-    if steps.identity:
-        yield batch
-        return
-    bare = steps.apply(kind, batch.select(SCHEMAS[kind].names), on_reject)
-    yield from digested_or_rejected(kind, bare, partial(_as_transformed, on_reject), None)
-
-
 def _as_transformed(on_reject: OnReject, reject: Reject) -> None:
     on_reject(Reject(reject.kind, reject.id, reject.raw, PHASE, reject.reason, reject.detail))
 
@@ -203,7 +220,7 @@ def _without_refused(target: Store, kind: Kind, batch: pa.RecordBatch, on_reject
     refusals = target.refusals(kind, batch)
     if not refusals:
         return batch
-    for refusal in refusals:
+    for refusal in {refusal.row: refusal for refusal in reversed(refusals)}.values():  # the first of each row
         key = "/".join(batch.column(c)[refusal.row].as_py() for c in id_columns(kind))
         raw = batch.column("data")[refusal.row].as_py()
         on_reject(Reject(kind, key.encode(), raw, PHASE, refusal.reason, refusal.detail))

@@ -21,7 +21,7 @@ from typing import Final
 from agui_pipelines.errors import StoreError, UnstorableRecordError
 from agui_pipelines.stores.file_layout import ASIDE, BACKUP
 
-_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _DIRECTORY_MODE: Final = 0o755
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -78,22 +78,19 @@ class Changes:
         self._drop(path)
 
     def commit(self) -> None:
-        """Make all changes, in order. Raises `StoreError`; those not made by then are dropped."""
-        try:
-            folders = {os.path.dirname(path) for path in self._changes} if self.synced else set()
-            folders |= {os.path.dirname(folder) for folder in folders}  # a folder may be new itself
-            for path in list(self._changes):
-                with as_store_error(path):
-                    self._make(path, self._changes[path])
-                del self._changes[path]
-            for folder in folders:
-                with as_store_error(folder):
-                    _sync_folder(folder)
-        finally:
-            self.discard()
+        """Make all changes, in order. Raises `StoreError`; what is not made by then is left to `discard`."""
+        folders = {os.path.dirname(path) for path in self._changes} if self.synced else set()
+        folders |= {os.path.dirname(folder) for folder in folders}  # a folder may be new itself
+        for path in list(self._changes):
+            with as_store_error(path):
+                self._make(path, self._changes[path])
+            del self._changes[path]
+        for folder in folders:
+            with as_store_error(folder):
+                _sync_folder(folder)
 
     def discard(self) -> None:
-        """Drop all changes that are not made. Does nothing after `commit`."""
+        """Drop all changes that are not made; none are left after a `commit` that went well."""
         for path in list(self._changes):
             self._drop(path)
 

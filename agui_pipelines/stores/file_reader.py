@@ -72,15 +72,20 @@ class FileReader:
         """The document of a state, wherever it lies. Raises `StoreError` if its file cannot be read."""
         if name_problem(state_id) is not None:
             return None
-        self._verify(Kind.STATE, self.layout.folder(state_id))
-        for path in self.layout.state_paths(state_id.encode()):
-            try:
-                content = read(path, self.layout.base)
-            except UnreadableError as error:
-                raise _store_error(error) from error
-            if content is not None:
-                return content.data
-        return None
+        folder, key = self.layout.folder(state_id), state_id.encode()
+        self._verify(Kind.STATE, folder)
+        document = self._document(self.layout.path(Kind.STATE, folder, key))
+        if document is not None:
+            return document
+        elsewhere = (self._document(path) for path in self.layout.state_paths(key)[1:])
+        return next((document for document in elsewhere if document is not None), None)
+
+    def _document(self, path: bytes) -> bytes | None:
+        try:
+            content = read(path, self.layout.base)
+        except UnreadableError as error:
+            raise _store_error(error) from error
+        return None if content is None else content.data
 
     def state_ids(self) -> Iterator[bytes]:
         """The ids of all states, each once."""

@@ -43,13 +43,17 @@ def refusals(kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
     """The rows of a digested batch that cannot be stored; a row has one refusal for each reason, in order of rows."""
     found = list(_by_traits(batch.column("traits")))
     for column in TABLES[kind].columns:
+        if column.field not in batch.schema.names:  # documents may stay on disk; `size` stands for them
+            continue
         values = batch.column(column.field)
         if column.form is Form.TEXT:
             found += _by_id(column, values)
         elif column.form is Form.JSONB:
-            found += _by_size(column, values)
+            found += _by_size(column.name, pc.binary_length(values))
         else:
             found += _by_time(column, values)
+    if "data" not in batch.schema.names:
+        found += _by_size("data", batch.column("size"))
     if "extra" in batch.schema.names:
         found += _by_extra(batch.column("extra"))
     return sorted(set(found), key=lambda refusal: refusal.row)
@@ -88,14 +92,13 @@ def _by_id(column: Column, values: Any) -> Iterator[Refusal]:
         yield Refusal(row, "id_nul", f"Its {name} holds U+0000, which no text in PostgreSQL can hold.")
 
 
-def _by_size(column: Column, values: Any) -> Iterator[Refusal]:
-    if _longest(values) > MAX_DOCUMENT_BYTES:
-        lengths = pc.binary_length(values)
+def _by_size(name: str, lengths: Any) -> Iterator[Refusal]:
+    if (pc.max(lengths).as_py() or 0) > MAX_DOCUMENT_BYTES:
         for row in _rows(pc.greater(lengths, MAX_DOCUMENT_BYTES)):
             yield Refusal(
                 row,
                 "document_too_large",
-                f"Its {column.name} has {lengths[row].as_py():,} bytes; jsonb holds {MAX_DOCUMENT_BYTES:,} (255 MiB).",
+                f"Its {name} has {lengths[row].as_py():,} bytes; jsonb holds {MAX_DOCUMENT_BYTES:,} (255 MiB).",
             )
 
 

@@ -40,7 +40,7 @@ from agui_pipelines.stores.redis_layout import (
     snapshot_of,
     version_of,
 )
-from agui_pipelines.stores.redis_writing import Buffered, Rows, put, put_history, saving
+from agui_pipelines.stores.redis_writing import Buffered, Rows, put, put_history, require_own_keys, saving
 
 _OLDEST: Final = (6, 2)
 """The first Redis that sets an absolute expiry together with the value."""
@@ -198,7 +198,7 @@ class RedisStore:
         return self._get(Kind.VERSION, state_id, version_id, version_of)
 
     def save_version(self, version: Version) -> None:
-        self._wire.run(saving(self._layout, version))
+        self._save(version)
 
     def get_version_history(self, state_id: str, limit: int = 0) -> Sequence[Version]:
         found = self._history(Kind.VERSION, state_id, limit, version_of)
@@ -208,7 +208,7 @@ class RedisStore:
         return self._get(Kind.SNAPSHOT, state_id, snapshot_id, snapshot_of)
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
-        self._wire.run(saving(self._layout, snapshot))
+        self._save(snapshot)
 
     def list_snapshots(self, state_id: str) -> Sequence[Snapshot]:
         return self._history(Kind.SNAPSHOT, state_id, 0, snapshot_of)
@@ -218,9 +218,11 @@ class RedisStore:
         """Writes that are sent together as MULTI … EXEC at the end."""
         commands = Burst()
         commands.add(b"MULTI")
-        yield Buffered(self._layout, commands)
+        buffered = Buffered(self._layout, commands)
+        yield buffered
         if commands.replies == 1:
             return
+        require_own_keys(self._wire, self._layout, buffered.records)
         commands.add(b"EXEC")
         *_, results = self._wire.run(commands)
         self._wire.checked(results)
@@ -234,14 +236,16 @@ class RedisStore:
         states, versions, snapshots = counts
         return StoreStats(states, versions, snapshots, server=self.ping())
 
+    def _save(self, record: Version | Snapshot) -> None:
+        require_own_keys(self._wire, self._layout, [record])
+        self._wire.run(saving(self._layout, record))
+
     def _get(self, kind: Kind, state_id: str, id_: str, record_of: Callable[[str, bytes], R]) -> R | None:
         owned = key_bytes(state_id), key_bytes(id_)
         body = self._wire.call(b"GET", self._layout.body(kind, owned))
         if body is None:
             return None
-        record = self._decoded(kind, state_id, id_, body, record_of)
-        # Of another state's record, whose key is the same, there is nothing to see here.
-        return record if key_bytes(getattr(record, RECORD_ID[kind])) == owned[1] else None
+        return self._decoded(kind, owned, body, record_of)
 
     def _history(self, kind: Kind, state_id: str, limit: int, record_of: Callable[[str, bytes], R]) -> list[R]:
         """The newest records, newest first: at least `limit` of them, if there are so many and `limit` is not 0.
@@ -259,23 +263,25 @@ class RedisStore:
         )
         owned = [(key_bytes(state_id), id_) for id_ in ids]
         batches = (owned[i : i + BATCH_KEYS] for i in range(0, len(owned), BATCH_KEYS))
-        records = [
-            self._decoded(kind, state_id, key_text(id_), body, record_of)
+        records = (
+            self._decoded(kind, ids, body, record_of)
             for found in reader.read(batches)
-            for (_, id_), body in zip(found.tags, found.values, strict=True)
-        ]
-        return sorted(records, key=_moment, reverse=True)
+            for ids, body in zip(found.tags, found.values, strict=True)
+        )
+        return sorted((record for record in records if record is not None), key=_moment, reverse=True)
 
-    def _decoded(self, kind: Kind, state_id: str, id_: str, body: bytes, record_of: Callable[[str, bytes], R]) -> R:
+    def _decoded(self, kind: Kind, owned: Owned, body: bytes, record_of: Callable[[str, bytes], R]) -> R | None:
+        """The record in a body, or None if it is that of another state, whose key happens to be the same."""
+        state_id, id_ = map(key_text, owned)
         try:
-            return record_of(state_id, body)
+            record = record_of(state_id, body)
         except ValueError as error:
-            key = self._layout.body(kind, (key_bytes(state_id), key_bytes(id_)))
             raise StoreError(
                 f"The {kind} {id_!r} of the state {state_id!r} cannot be read: {error}.",
                 why="Its body is not what the format says.",
-                remedy=f"Repair or delete the key {key_text(key)!r}.",
+                remedy=f"Repair or delete the key {key_text(self._layout.body(kind, owned))!r}.",
             ) from error
+        return record if getattr(record, RECORD_ID[kind]) == id_ else None
 
 
 def _burst(*command: bytes) -> Burst:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
@@ -99,7 +99,7 @@ def put_history(wire: RedisWire, layout: Layout, kind: Kind, rows: list[dict[str
 
 def saving(layout: Layout, record: Version | Snapshot) -> Burst:
     """The commands that save one version or snapshot."""
-    kind = Kind.VERSION if isinstance(record, Version) else Kind.SNAPSHOT
+    kind = _kind_of(record)
     ids = owned(kind, row := row_of(record))
     burst = Burst()
     burst.add(b"SET", layout.body(kind, ids), _body(kind, row))
@@ -107,12 +107,31 @@ def saving(layout: Layout, record: Version | Snapshot) -> Burst:
     return burst
 
 
+def require_own_keys(wire: RedisWire, layout: Layout, records: Sequence[Version | Snapshot]) -> None:
+    """Raises `UnstorableRecordError` if one of the records would overwrite another one, whose ids give the same key."""
+    doubtful: dict[bytes, tuple[Kind, dict[str, Any]]] = {}
+    for record in records:
+        kind, row = _kind_of(record), row_of(record)
+        ids = owned(kind, row)
+        key = layout.body(kind, ids)
+        if key in doubtful and owned(*doubtful[key]) != ids:
+            raise _shared(kind, row)
+        if b":" in ids[0] + ids[1]:  # without another colon the key can be cut in one way only
+            doubtful[key] = kind, row
+    if not doubtful:
+        return
+    for body, (kind, row) in zip(wire.call(b"MGET", *doubtful), doubtful.values(), strict=True):
+        if body is not None and not _may_replace(kind, body, owned(kind, row)[1]):
+            raise _shared(kind, row)
+
+
 @dataclass(frozen=True, slots=True)
 class Buffered:
-    """Collects the commands of a transaction."""
+    """Collects the commands of a transaction, and the versions and snapshots that they save."""
 
     layout: Layout
     commands: Burst
+    records: list[Version | Snapshot] = field(default_factory=list)
 
     def set_state(self, state_id: str, document: bytes) -> None:
         self.commands.add(b"SET", self.layout.state(key_bytes(state_id)), document)
@@ -122,9 +141,15 @@ class Buffered:
 
     def save_version(self, version: Version) -> None:
         self.commands.extend(saving(self.layout, version))
+        self.records.append(version)
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
         self.commands.extend(saving(self.layout, snapshot))
+        self.records.append(snapshot)
+
+
+def _kind_of(record: Version | Snapshot) -> Kind:
+    return Kind.VERSION if isinstance(record, Version) else Kind.SNAPSHOT
 
 
 def _body(kind: Kind, row: Mapping[str, Any]) -> bytes:

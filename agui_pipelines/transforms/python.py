@@ -90,7 +90,7 @@ def load_function(name: str, folder: Path) -> tuple[Function, str]:
     module_name, _, attribute = name.partition(":")
     beside = _beside(module_name, folder)
     try:
-        module = _read(beside) if beside else importlib.import_module(module_name)
+        module = _read_anew(module_name, folder) if beside else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise SpecError(
             f"The transform '{name}' cannot be loaded: there is no module '{error.name}'.",
@@ -111,14 +111,18 @@ def _beside(module_name: str, folder: Path) -> Path | None:
     return next((file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()), None)
 
 
-def _read(file: Path) -> ModuleType:
-    """Execute a module file under a name of its own; its folder is on the path, for what it imports in turn."""
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
-    name = f"agui_transform_{xxh3_64_hexdigest(str(file).encode())}"
-    module = ModuleType(name)
-    module.__file__ = str(file)
-    sys.modules[name] = module  # dataclasses and pickling look a class's module up there
-    # Compiled from the text: a byte code cache may be as old as the file's time is coarse.
-    exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)  # noqa: S102 - the operator names this file
-    return module
+def _read_anew(module_name: str, folder: Path) -> ModuleType:
+    """Import a module of the migration's folder as its file is now, with whatever else its package holds."""
+    top = module_name.partition(".")[0]
+    for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
+        del sys.modules[name]
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    # A byte code cache is told from its source by a time in whole seconds; without one, a quick edit is seen.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        return importlib.import_module(module_name)
+    finally:
+        sys.dont_write_bytecode = writes

@@ -14,12 +14,14 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
+import yaml
 
 from agui_pipelines import spec
 from agui_pipelines.definitions import defs
 from agui_pipelines.resources import MigrationRun
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+QUIET: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,24 +47,42 @@ class Launcher:
         return replace(self, text={**self.text, **changes})
 
     def run(
-        self,
-        job: str = "migrate",
-        *,
-        ranges: tuple[str, str] = ("00", "15"),
-        assets: list[str] | None = None,
-        check: bool = True,
-        **options: Any,
+        self, job: str = "migrate", *, check: bool = True, **options: bool
     ) -> dg.ExecuteInProcessResult:
-        """Run a job over the key ranges from the first to the last named."""
+        """Run a job over all key ranges as the command line does: with an engine object for its resource."""
         migration = spec.parse(self.text, folder=self.folder)
-        tags = {"dagster/asset_partition_range_start": ranges[0], "dagster/asset_partition_range_end": ranges[1]}
         return defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             resources={"migration": MigrationRun(migration, **options)},
-            asset_selection=[dg.AssetKey(name) for name in assets] if assets else None,
-            tags=tags,
+            tags=_ranges("00", "15"),
+            run_config=QUIET,
             raise_on_error=check,
         )
+
+    def launch(
+        self,
+        job: str = "migrate",
+        *,
+        assets: list[str] | None = None,
+        ranges: tuple[str, str] = ("00", "15"),
+        check: bool = False,
+        **config: Any,
+    ) -> dg.ExecuteInProcessResult:
+        """Run a job, or some of its assets, as the UI does: with nothing but the resource's configuration."""
+        file = self.folder / "migration.yaml"
+        file.write_text(yaml.safe_dump(self.text))
+        settings = {"migration_file": str(file), **config}
+        return defs.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(name) for name in assets] if assets else None,
+            tags=_ranges(*ranges),
+            run_config={**QUIET, "resources": {"migration": {"config": settings}}},
+            raise_on_error=check,
+        )
+
+
+def _ranges(first: str, last: str) -> dict[str, str]:
+    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
 @pytest.fixture

@@ -81,6 +81,15 @@ def test_what_listens_but_is_no_redis_is_not_worth_a_retry() -> None:
     assert not caught.value.transient
 
 
+def test_a_server_that_takes_no_more_clients_is_worth_a_retry() -> None:
+    with EmbeddedRedis() as server, redis.Redis(port=server.port) as client, wire_to(server.url) as wire:
+        client.config_set("maxclients", 1)
+        with pytest.raises(StoreBusyError, match="max number of clients"):
+            wire.call("PING")
+        client.config_set("maxclients", 10)
+        assert wire.call("PING") == b"PONG"
+
+
 @pytest.mark.parametrize("user", ["", "reader"])
 def test_a_wrong_password_names_user_and_address_but_not_the_password(guarded: str, user: str) -> None:
     with wire_to(f"redis://{user}:{CANARY}x@{guarded}/0") as wire, pytest.raises(ConnectionFailedError) as caught:

@@ -320,6 +320,17 @@ def test_the_last_change_of_a_path_within_a_transaction_counts(base: Path, store
     assert store.get_state("user-1") == b'{\n  "n": 1\n}'
 
 
+def test_a_version_set_back_to_what_it_was_within_a_transaction_stays(base: Path, store: FileStore) -> None:
+    versions = [Version("v1", "user-1", TIME, b'{"n":%d}' % n) for n in (1, 2, 1)]
+    store.save_version(versions[0])
+    with store.transaction() as transaction:
+        transaction.save_version(versions[1])
+        transaction.save_version(versions[2])
+    assert files(base) == ["versions/shard_15/v1.json"]
+    [version] = store.get_version_history("user-1")
+    assert version.data == b'{\n    "n": 1\n  }'
+
+
 def test_an_error_of_the_caller_passes_through_a_transaction(store: FileStore) -> None:
     with pytest.raises(FileNotFoundError, match="mine"), store.transaction() as transaction:
         transaction.set_state("user-1", b"{}")
@@ -494,6 +505,8 @@ def test_a_base_that_is_itself_a_link_is_fine(base: Path, store: FileStore) -> N
 def test_states_are_found_whatever_the_layout_they_were_written_with(base: Path) -> None:
     ids = {f"user-{i}" for i in range(40)}
     opened(base).write(Kind.STATE, states(*((id_, b"{}") for id_ in ids)))
+    for folder in (base / "states").iterdir():  # long enough ago for what is found out of it to be remembered
+        os.utime(folder, ns=(0, 10**18))
     for store in (opened(base, shard_count=7), opened(base, enable_sharding=False), opened(base, shard_count=40)):
         assert documents(store).keys() == ids
         assert sorted(store.list_states()) == sorted(ids)
@@ -632,6 +645,25 @@ def test_history_files_that_are_no_records_are_rejected_by_name(base: Path, stor
         ("v4", "symlink_outside"),
     ]
     assert {r.name: r.raw for r in rejects}["v2"] == b'{"ID":"v2"'
+
+
+def test_a_version_that_lies_in_two_folders_is_read_where_it_belongs(base: Path, store: FileStore) -> None:
+    for shard, n in (("", 0), ("shard_15", 1), ("shard_3", 2)):
+        as_reference(base, "versions", shard, "v1", State={"n": n}, StateID="user-1")
+    rows, rejects = everything(store, Kind.VERSION)
+    assert [(row["state_id"], json.loads(row["data"])) for row in rows] == [("user-1", {"n": 1})]
+    assert reasons(rejects) == [("user-1/v1", "shadowed")] * 2
+    assert sorted(json.loads(r.raw or b"")["State"]["n"] for r in rejects) == [0, 2]
+
+
+def test_the_history_of_a_state_whose_name_is_not_utf8_is_rejected_by_name(base: Path, store: FileStore) -> None:
+    shard = os.fsdecode(Layout(b"", 16).folder("\udcff-1"))
+    (base / "states" / shard).mkdir()
+    (base / "states" / shard / os.fsdecode(b"\xff-1.json")).write_bytes(b"{}")
+    as_reference(base, "versions", shard, "v1")
+    rows, rejects = everything(store, Kind.VERSION)
+    assert rows == []
+    assert [(r.id, r.reason) for r in rejects] == [(b"\xff-1/v1", "id_not_utf8")]
 
 
 def test_a_store_that_holds_nothing_but_stray_history_still_tells_of_it(base: Path, store: FileStore) -> None:

@@ -5,16 +5,17 @@ import resource
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agui_pipelines.errors import MigrationError, StagingError
+from agui_pipelines.errors import StagingError
 from agui_pipelines.records import DIGESTED, SCHEMAS, Kind, Reject, digested
 from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter, Workspace, snapshot
 
@@ -394,25 +395,21 @@ def test_missing_rejects_are_a_staging_error(workspace: Workspace, sealed: Manif
         list(SnapshotReader(workspace, sealed.snapshot_id).rejects())
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-@given(at=st.integers(0, 10**6), flip=st.integers(1, 255), tail=st.booleans())
-def test_reading_a_segment_with_a_changed_byte_gives_records_or_a_staging_error(
-    workspace: Workspace, at: int, flip: int, *, tail: bool
-) -> None:
+def test_reading_a_segment_with_a_changed_byte_gives_batches_or_a_staging_error(workspace: Workspace) -> None:
     with writer(workspace) as out:
         out.write(Kind.STATE, states(50))
         manifest = out.seal()
-    name = f"snapshots/{manifest.segments[0].path}"
-    content = workspace.read(name)
-    # The end of the file holds Parquet's own description of it.
-    position = len(content) - 1 - at % 1500 % len(content) if tail else at % len(content)
-    workspace.write(name, content[:position] + bytes([content[position] ^ flip]) + content[position + 1 :])
     reader = SnapshotReader(workspace, manifest.snapshot_id)
-    try:
-        rows(reader)
-    except MigrationError as error:
-        assert isinstance(error, StagingError)  # noqa: PT017 - it may also pass, as a whole segment is only checked by verify
-    with pytest.raises(StagingError, match="checksum"):
-        reader.verify()
+    (file,) = segment_files(workspace, manifest)
+    content = file.read_bytes()
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.integers(0, len(content) - 1), st.integers(1, 255))
+    def holds(position: int, flip: int) -> None:
+        file.write_bytes(content[:position] + bytes([content[position] ^ flip]) + content[position + 1 :])
+        with suppress(StagingError):  # a whole file is compared by verify only, so some changes may pass
+            list(reader.batches(Kind.STATE))
+        with pytest.raises(StagingError, match="checksum"):
+            reader.verify()
+
+    holds()
