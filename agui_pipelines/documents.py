@@ -68,7 +68,10 @@ def _members_exactly(document: bytes) -> dict[str, bytes]:
 
 
 class _NotJsonError(TypeError):
-    pass
+    """Raised before anything is written; told from the writers' own TypeErrors by its class, shown as one of them."""
+
+
+_NotJsonError.__name__ = "TypeError"
 
 
 def _require_json(value: Any) -> None:

@@ -89,6 +89,7 @@ class Ledger:
             if name in self._entries or not name.endswith(".json"):
                 continue
             try:
+                recorded = int(name.split("-", 1)[0])
                 self._entries[name] = Entry(**orjson.loads(self._files.read(f"ledger/{name}")))
             except (ValueError, TypeError) as error:
                 raise StagingError(
@@ -96,4 +97,4 @@ class Ledger:
                     why="Without it, what has been done is not known.",
                     remedy="Restore the file, or move the workspace away and start over.",
                 ) from error
-            self._last = max(self._last, int(name.split("-", 1)[0]))
+            self._last = max(self._last, recorded)

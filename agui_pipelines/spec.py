@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -227,7 +228,7 @@ class Migration(Section):
     parallelism: int = Field(2, ge=1, le=64)
     """Ranges that are imported at the same time; each takes a connection of its own."""
     limits: Limits = Limits()
-    workspace: str = DEFAULT_WORKSPACE
+    workspace: str = Field(DEFAULT_WORKSPACE, repr=False)
 
     _text: dict[str, Any] = {}
     _folder: Path = Path()
@@ -295,7 +296,10 @@ def _located(workspace: str, folder: Path) -> str:
 
 def parse(text: Mapping[str, Any], *, folder: Path | None = None, origin: str = "migration") -> Migration:
     """Validate an already loaded migration. `folder` is what relative paths count from (default: the current one)."""
-    resolved = _resolved(dict(text), origin, ())
+    try:
+        resolved = _resolved(dict(text), origin, ())
+    except RecursionError:
+        raise SpecError(f"{origin} refers to itself.") from None
     try:
         migration = Migration.model_validate(resolved)
     except ValidationError as error:
@@ -308,7 +312,7 @@ def parse(text: Mapping[str, Any], *, folder: Path | None = None, origin: str = 
 def read_mapping(file: Path, *, what: str) -> dict[str, Any]:
     """A YAML or JSON file that holds a mapping. Raises `SpecError`."""
     try:
-        value = yaml.safe_load(file.read_text("utf-8"))
+        value = _loaded(file.read_text("utf-8"))
     except FileNotFoundError:
         raise SpecError(
             f"The {what} {file} does not exist.",
@@ -319,10 +323,18 @@ def read_mapping(file: Path, *, what: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise SpecError(f"The {what} {file} is not valid YAML{_position(error)}.") from None
     except RecursionError:
-        raise SpecError(f"The {what} {file} refers to itself.") from None
+        raise SpecError(f"The {what} {file} is nested without end.") from None
     if not isinstance(value, dict):
         raise SpecError(f"The {what} {file} holds no mapping of keys to values, so there is nothing to read from it.")
     return value
+
+
+def _loaded(text: str) -> Any:
+    """YAML, or JSON, which YAML holds all of but tabs as white space."""
+    if text.lstrip().startswith("{"):
+        with suppress(ValueError):
+            return json.loads(text)
+    return yaml.safe_load(text)
 
 
 def _position(error: yaml.YAMLError) -> str:
@@ -330,7 +342,8 @@ def _position(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return ""
     mark = error.problem_mark
-    return f": {error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+    problem = re.sub(r"'.*'", "…", error.problem or "", flags=re.DOTALL)
+    return f": {problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _reason(error: Exception) -> str:
@@ -390,7 +403,7 @@ def _struck(value: Any, key: str = "") -> Any:
 
 _USERINFO: Final = re.compile(r"(?<=://)([^:/?#@]*):(.*)@", re.DOTALL)
 _QUERY_PASSWORD: Final = re.compile(r"([?&][^=&#]*pass[^=&#]*=)[^&#]*", re.IGNORECASE)
-_KEYWORD_PASSWORD: Final = re.compile(r"(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
+_KEYWORD_PASSWORD: Final = re.compile(r"(\b\w*password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:

@@ -90,7 +90,7 @@ class Manifest:
             values["rejects_segment"] = Segment(**values["rejects_segment"]) if values["rejects_segment"] else None
             values["parents"] = tuple(values["parents"])
             return cls(**values)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StagingError(
                 f"The manifest {origin} is damaged: {error}.",
                 why="A snapshot is only trusted through its manifest.",

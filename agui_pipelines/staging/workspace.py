@@ -24,6 +24,7 @@ from typing import IO, Any, cast
 from upath import UPath
 
 from agui_pipelines.errors import StagingError
+from agui_pipelines.spec import redacted
 
 
 class Workspace:
@@ -35,7 +36,7 @@ class Workspace:
         self.root: UPath = (UPath(root.path) if self._local else root) / migration
 
     def __str__(self) -> str:
-        return str(self.root)
+        return redacted(str(self.root))
 
     @property
     def exists(self) -> bool:
@@ -161,13 +162,13 @@ def _own_errors(path: UPath) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise StagingError(
-            f"{path} is missing from the workspace.",
+            f"{redacted(str(path))} is missing from the workspace.",
             why="What was exported cannot be read without it.",
             remedy="Restore the file, or start over with --fresh.",
         ) from error
     except OSError as error:
         raise StagingError(
-            f"The workspace cannot be used: {path}: {error.strerror or error}.",
+            f"The workspace cannot be used: {redacted(str(path))}: {error.strerror or error}.",
             why="Snapshots and the ledger must be on disk before anything goes on.",
             remedy="Make room or give permission there, then run the same command again: it resumes.",
         ) from error

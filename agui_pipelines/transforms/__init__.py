@@ -49,7 +49,7 @@ def chain(steps: Sequence[str | dict[str, Any]], folder: Path) -> Chain:
 def _build(step: str | dict[str, Any], folder: Path) -> Transform:
     name, options = (step, None) if isinstance(step, str) else next(iter(step.items()), ("", None))
     if isinstance(step, dict) and len(step) != 1:
-        raise SpecError(f"A transform is a name, or one name with its options, not {sorted(step)}.")
+        raise SpecError(f"A transform is a name, or one name with its options, not {sorted(map(str, step))}.")
     if name not in _FACTORIES:
         raise SpecError(f"There is no transform '{name}'.", remedy=f"Known: {', '.join(sorted(_FACTORIES))}.")
     return _FACTORIES[name](options, folder)

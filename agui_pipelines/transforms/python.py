@@ -23,7 +23,7 @@ from xxhash import xxh3_64_hexdigest
 from agui_pipelines import documents
 from agui_pipelines.errors import SpecError, TransformError
 from agui_pipelines.ports import OnReject
-from agui_pipelines.records import Kind, Reject
+from agui_pipelines.records import Kind, Reject, id_columns
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -49,7 +49,8 @@ class PythonFunction:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a user's function raises is about this record
                 detail = f"The transform {self._name} raised {type(error).__name__}: {error}"
-                on_reject(Reject(kind, state_id.encode(), document, "transform", "transform_failed", detail))
+                key = "/".join(batch.column(c)[row].as_py() for c in id_columns(kind))
+                on_reject(Reject(kind, key.encode(), document, "transform", "transform_failed", detail))
                 continue
             ids.append(new_id)
             data.append(new_document)
@@ -114,11 +115,11 @@ def _beside(module_name: str, folder: Path) -> Path | None:
 def _read_anew(module_name: str, folder: Path) -> ModuleType:
     """Import a module of the migration's folder as its file is now, with whatever else its package holds."""
     top = module_name.partition(".")[0]
-    for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
-        del sys.modules[name]
-    if str(folder) in sys.path:
-        sys.path.remove(str(folder))
-    sys.path.insert(0, str(folder))
+    path = str(folder)
+    displaced = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == top}
+    if path in sys.path:
+        sys.path.remove(path)
+    sys.path.insert(0, path)
     importlib.invalidate_caches()
     # A byte code cache is told from its source by a time in whole seconds; without one, a quick edit is seen.
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -126,3 +127,16 @@ def _read_anew(module_name: str, folder: Path) -> ModuleType:
         return importlib.import_module(module_name)
     finally:
         sys.dont_write_bytecode = writes
+        sys.path.remove(path)
+        sys.path.append(path)  # for what the module imports later, but never before the libraries that others import
+        _restore(displaced, top, folder)
+
+
+def _restore(displaced: dict[str, ModuleType], top: str, folder: Path) -> None:
+    """Give a library back its name, if the user's module happens to have it too."""
+    file = getattr(displaced.get(top), "__file__", None)
+    if top not in displaced or (file is not None and Path(file).is_relative_to(folder)):
+        return
+    for name in [name for name in sys.modules if name.partition(".")[0] == top]:
+        del sys.modules[name]
+    sys.modules.update(displaced)

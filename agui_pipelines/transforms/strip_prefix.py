@@ -5,15 +5,18 @@ An id without the prefix is left as it is; one that consists of nothing else is 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from agui_pipelines.errors import SpecError
 from agui_pipelines.ports import OnReject
-from agui_pipelines.records import Kind, Reject
+from agui_pipelines.records import Kind, Reject, id_columns
+
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class StripPrefix:
@@ -29,7 +32,8 @@ class StripPrefix:
         if pc.any(bare).as_py():
             for row in batch.filter(bare).to_pylist():
                 detail = f"The id is the prefix '{self._prefix}' and nothing else, so no id would be left."
-                on_reject(Reject(kind, row["state_id"].encode(), row["data"], "transform", "empty_id", detail))
+                key = "/".join(row[name] for name in id_columns(kind))
+                on_reject(Reject(kind, key.encode(), row["data"], "transform", "empty_id", detail))
             batch = batch.filter(pc.invert(bare))
             ids = batch.column("state_id")
         # Slicing counts characters, as len() does.
@@ -41,6 +45,6 @@ class StripPrefix:
 
 def build(options: Any, folder: Path) -> StripPrefix:  # noqa: ARG001 - every transform is built alike
     prefix = options.get("prefix") if isinstance(options, dict) and set(options) == {"prefix"} else options
-    if not isinstance(prefix, str) or not prefix:
+    if not isinstance(prefix, str) or not prefix or _LONE_SURROGATE.search(prefix):
         raise SpecError("The transform 'strip_prefix' needs a prefix: strip_prefix: {prefix: \"session:\"}.")
     return StripPrefix(prefix)
