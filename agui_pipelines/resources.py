@@ -75,7 +75,7 @@ def reported() -> Iterator[None]:
         metadata = {"error": type(error).__name__, "why": error.why, "remedy": error.remedy}
         raise dg.Failure(
             description=str(error),
-            metadata={name: value for name, value in metadata.items() if value},
+            metadata={**{name: value for name, value in metadata.items() if value}, **error.data.get("figures", {})},
             allow_retries=error.transient,
         ) from error
 

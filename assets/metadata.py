@@ -71,14 +71,10 @@ def of_import(report: ImportReport) -> Metadata:
 
 def of_validation(report: ValidationReport) -> Metadata:
     values = report.to_dict()
-    listed = ("missing_states", "corrupted_states", "extra_states", "errors")
     return {
         "passed": report.passed,
         "plan_id": report.plan_id,
-        "total_states": values["total_states"],
-        "migrated_states": values["migrated_states"],
-        "normalised_states": values["normalised_states"],
-        **{name: values[f"{name}_count"] for name in listed},
+        **report.figures,
         "seconds": values["seconds"],
         "records_per_second": values["records_per_second"],
         "report": dg.MetadataValue.json(values),

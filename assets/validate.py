@@ -24,6 +24,5 @@ def validation_report(
     """
     with migration.planned(context) as (session, plan):
         report = validate(session, plan)
-        context.add_asset_metadata(metadata.of_validation(report))
         require_passed(report)
-        return dg.MaterializeResult()
+        return dg.MaterializeResult(metadata=metadata.of_validation(report))

@@ -60,6 +60,7 @@ def _run(
     except MigrationError as error:
         if json:
             report = error.data.pop("report", {})
+            error.data.pop("figures", None)
             failure = {
                 "error": type(error).__name__,
                 "message": error.message,

@@ -43,6 +43,20 @@ class ValidationReport:
         """Nothing is missing or corrupted. Records of the target's own (extra), or unreadable ones, are another's."""
         return all(k.missing.count == 0 and k.corrupted.count == 0 for k in self.kinds.values())
 
+    @property
+    def figures(self) -> dict[str, int]:
+        """The numbers of the states alone, under the names that charts know."""
+        states = self.kinds[Kind.STATE]
+        return {
+            "total_states": states.total,
+            "migrated_states": states.migrated,
+            "normalised_states": states.normalised,
+            "missing_states": states.missing.count,
+            "corrupted_states": states.corrupted.count,
+            "extra_states": states.extra.count,
+            "errors": self.error_count,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The report's public form: numbers, and lists of ids cut to 1,000 with their full length beside them."""
         states = self.kinds[Kind.STATE]
@@ -139,6 +153,7 @@ def require_passed(report: ValidationReport) -> None:
         why="The migration is not proven.",
         remedy="See the report in the workspace, then run the migration again: it writes what differs.",
         report=report.to_dict(),
+        figures=report.figures,
     )
 
 
