@@ -2,7 +2,7 @@
 
 Digesting a document holds the interpreter's lock, and takes longer than reading it and writing it to Parquet together. A
 `DigestPool` therefore sends columns to a few worker processes, through pipes, as the buffers that Arrow holds; a worker is
-this file run as a script, which loads no Arrow and so starts in a tenth of a second. It ends when its input does, so it
+this module run as a script, which loads no Arrow and so starts in a tenth of a second. It ends when its input does, so it
 cannot outlive the process that started it.
 """
 
@@ -85,22 +85,32 @@ class DigestPool:
 
     def __call__(self, values: pa.BinaryArray) -> DigestColumn:
         """Digest a column without nulls in a worker. Raises `StagingError` if the worker died."""
-        worker = self._idle.get() or self._start()
+        worker = self._idle.get()
         try:
-            return _ask(worker, values)
-        except (OSError, struct.error) as error:
+            worker = worker or self._start()
+            column = _ask(worker, values)
+        except BaseException as error:
+            # A worker whose answer was not read would give it to the next one who asks.
+            self._idle.put(None)
+            if worker is not None:
+                worker.kill()
+            if not isinstance(error, OSError):
+                raise
             raise StagingError(
                 "A digesting worker process ended unexpectedly.",
                 why="Without digests nothing can be proven.",
                 remedy="Look whether the system ran out of memory, then run the same command again: it resumes.",
             ) from error
-        finally:
-            self._idle.put(worker)
+        self._idle.put(worker)
+        return column
 
     def _start(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        worker = subprocess.Popen(  # noqa: S603 - this very file
-            [sys.executable, str(Path(__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        path = os.pathsep.join(str(Path(entry or ".").absolute()) for entry in sys.path)
+        worker = subprocess.Popen(  # noqa: S603 - this very module
+            [sys.executable, "-P", "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
         )
         self._stack.callback(_end, worker)
         return worker

@@ -65,7 +65,9 @@ class Meter:
         return time.monotonic() - self._started
 
     def finish(self) -> Progress:
-        """Tell the listener the final figures."""
+        """Tell the listener the final figures. What was done is now known to be all."""
+        if self.total is None:
+            self.total = self.done
         progress = self.now()
         self.listener(progress)
         return progress

@@ -164,6 +164,8 @@ def _exit_code(arguments: list[str]) -> int:
     except MigrationError as error:
         _debug_traceback()
         output.print_error(error)
+        if "--json" in arguments:
+            output.print_failure(error)
         return error.exit_code
     except _TyperError as error:
         error.show()
@@ -173,14 +175,15 @@ def _exit_code(arguments: list[str]) -> int:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort: a defect of ours, told in one line
         _debug_traceback()
-        output.print_error(
-            MigrationError(
-                f"Unexpected {type(error).__name__}: {str(error).strip() or 'no message'}.",
-                why="This is a defect of agui-migrate, not of your data.",
-                remedy="Run again with --debug for the traceback, and report it.",
-            )
+        defect = MigrationError(
+            f"Unexpected {type(error).__name__}: {str(error).strip() or 'no message'}.",
+            why="This is a defect of agui-migrate, not of your data.",
+            remedy="Run again with --debug for the traceback, and report it.",
         )
-        return 1
+        output.print_error(defect)
+        if "--json" in arguments:
+            output.print_failure(defect)
+        return defect.exit_code
     return result if isinstance(result, int) else 0
 
 

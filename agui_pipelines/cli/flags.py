@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 from agui_pipelines import spec
-from agui_pipelines.errors import SpecError, UsageError
+from agui_pipelines.errors import MissingVariableError, SpecError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,13 @@ def overrides(flags: Flags) -> dict[str, Any]:
 
 
 def write(text: dict[str, Any], file: Path) -> None:
-    """Write a migration file, readable by its owner only, as it may hold what somebody wrote out literally."""
+    """Write a migration file, readable by its owner only, as it may hold what somebody wrote out literally.
+
+    Paths are written absolute: as flags they count from the current folder, in the file they would count from its own.
+    """
+    text = _anchored(text)
+    with suppress(MissingVariableError):  # it will be set where the file is used
+        spec.parse(text, origin="command line")
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -56,6 +63,18 @@ def write(text: dict[str, Any], file: Path) -> None:
         raise UsageError(f"{file} cannot be written: {error.strerror}.") from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         yaml.safe_dump(text, stream, sort_keys=False, allow_unicode=True)
+
+
+def _anchored(text: dict[str, Any]) -> dict[str, Any]:
+    anchored = dict(text)
+    if "workspace" in text and "://" not in text["workspace"]:
+        anchored["workspace"] = str(Path(text["workspace"]).absolute())
+    for side in ("source", "target"):
+        options = text[side].get("file_options")
+        if isinstance(options, dict) and "base_dir" in options:
+            folder = str(Path(options["base_dir"]).absolute())
+            anchored[side] = {**text[side], "file_options": {**options, "base_dir": folder}}
+    return anchored
 
 
 def _end(side: str, kind: str | None, config: Path | None) -> dict[str, Any]:

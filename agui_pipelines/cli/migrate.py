@@ -25,7 +25,7 @@ def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh
     """Run the job ``migrate`` (or ``dry_run``) and print the result."""
     session = Session.open(migration)
     before = {entry.plan_id for entry in session.ledger.entries(phase="plan")}
-    run_id = _run("dry_run" if dry_run else "migrate", migration, path, dry_run=dry_run, fresh=fresh, json=json)
+    run_id = _run("dry_run" if dry_run else "migrate", migration, path, dry_run=dry_run, fresh=fresh)
     report = _report(session, "preview" if dry_run else "validate")
     if report["plan_id"] in before:
         output.note(f"Resumed {report['plan_id']}: what an earlier run had finished was not done again.")
@@ -40,7 +40,7 @@ def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh
 
 def revalidate(migration: spec.Migration, path: str | None, *, json: bool) -> None:
     """Run the job ``validate`` and print the result."""
-    run_id = _run("validate", migration, path, json=json)
+    run_id = _run("validate", migration, path)
     session = Session.open(migration)
     values = {"migration": migration.name, "run_id": run_id, **_report(session, "validate")}
     if json:
@@ -49,25 +49,14 @@ def revalidate(migration: spec.Migration, path: str | None, *, json: bool) -> No
         print_result(migration, session, values)
 
 
-def _run(
-    job: str, migration: spec.Migration, path: str | None, *, json: bool, dry_run: bool = False, fresh: bool = False
-) -> str:
-    """Run a job; with ``--json``, a failure is printed as an object too before it is raised."""
+def _run(job: str, migration: spec.Migration, path: str | None, *, dry_run: bool = False, fresh: bool = False) -> str:
+    """Run a job and return its run id; an error carries the migration's name."""
     try:
         with output.progress() as listener:
             debug = bool(os.environ.get("AGUI_DEBUG"))
             return execute(job, migration, listener, file=path, dry_run=dry_run, fresh=fresh, debug=debug).run_id
     except MigrationError as error:
-        if json:
-            report = error.data.pop("report", {})
-            error.data.pop("figures", None)
-            failure = {
-                "error": type(error).__name__,
-                "message": error.message,
-                "why": error.why,
-                "remedy": error.remedy,
-            }
-            output.print_json({"migration": migration.name, **report, "failure": {**failure, **error.data}})
+        error.data["migration"] = migration.name
         raise
 
 

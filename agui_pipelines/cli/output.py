@@ -13,6 +13,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from agui_pipelines.errors import MigrationError
 from agui_pipelines.progress import Listener
@@ -30,8 +31,9 @@ PHASES: Final = {
 PLAIN_SECONDS: Final = 5.0
 """How often a plain line is printed for a phase that goes on, when standard error is no terminal."""
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+# Without markup, as names and messages hold whatever users put into them, brackets too.
+stdout = Console(highlight=False, markup=False)
+stderr = Console(stderr=True, highlight=False, markup=False)
 
 
 @contextmanager
@@ -114,26 +116,35 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_error(error: MigrationError) -> None:
     """What was found, why it matters, what to do: a line each."""
-    stderr.print(f"[bold red]Error:[/] {_plain(error.message)}", soft_wrap=True)
+    stderr.print(Text("Error: ", style="bold red") + Text(error.message), soft_wrap=True)
     for line in filter(None, (error.why, error.remedy)):
-        stderr.print(f"       {_plain(line)}", soft_wrap=True)
+        stderr.print(f"       {line}", soft_wrap=True)
+
+
+def print_failure(error: MigrationError) -> None:
+    """A failure as the one JSON object: what a result would say, as far as it is known, and ``failure``."""
+    data = dict(error.data)
+    report = data.pop("report", {})
+    data.pop("figures", None)
+    known = {"migration": data.pop("migration")} if "migration" in data else {}
+    failure = {
+        "error": type(error).__name__,
+        "message": error.message,
+        "why": error.why,
+        "remedy": error.remedy,
+        **data,
+    }
+    print_json({**known, **report, "failure": failure})
 
 
 def note(text: str) -> None:
     """A sentence for people, on standard error."""
-    stderr.print(_plain(text), soft_wrap=True)
+    stderr.print(text, soft_wrap=True)
 
 
 def rows(title: str, values: Mapping[str, object]) -> None:
     """A small two-column table on standard output."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in values.items():
-        table.add_row(
-            name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _plain(str(value))
-        )
+        table.add_row(name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
     stdout.print(table, soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """Text in which brackets are just brackets."""
-    return text.replace("[", "\\[")

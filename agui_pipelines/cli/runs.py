@@ -1,5 +1,7 @@
 """Running a Dagster job in process, on the persisted instance, and taking its result from the ledger."""
 
+# ruff: noqa: PLC0415 - Dagster and what imports it cost seconds, which --help and a wrong configuration need not pay
+
 from __future__ import annotations
 
 import logging
@@ -39,11 +41,14 @@ def execute(
     if file:
         os.environ[spec.FILE_VARIABLE] = file  # the partitions are those of this file
     with _quiet(debug=debug):
-        import dagster as dg  # noqa: PLC0415 - costs seconds, so not for --help
+        import dagster as dg
+        from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError
 
-        from agui_pipelines.definitions import defs  # noqa: PLC0415
-        from agui_pipelines.resources import MigrationRun  # noqa: PLC0415
-        from assets.partitions import KEY_RANGES  # noqa: PLC0415
+        from agui_pipelines.definitions import defs
+        from agui_pipelines.phases.expect import recorded_refusal
+        from agui_pipelines.phases.session import Session
+        from agui_pipelines.resources import MigrationRun
+        from assets.partitions import KEY_RANGES
 
         names = KEY_RANGES.get_partition_keys()
         run = MigrationRun(_with_ranges(migration, len(names)), dry_run=dry_run, fresh=fresh, listener=listener)
@@ -64,6 +69,11 @@ def execute(
                 if isinstance(failure.__cause__, MigrationError):
                     raise failure.__cause__ from failure
                 raise
+            except DagsterAssetCheckFailedError as failure:
+                raise recorded_refusal(Session.open(run.migration)) from failure
+            except DagsterExecutionInterruptedError:
+                # Dagster puts its own in place of our signal handlers while a step runs.
+                raise KeyboardInterrupt from None
         return Outcome(result.run_id)
 
 

@@ -6,6 +6,7 @@ meanwhile. So connections are lent: an operation that finds none idle opens anot
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,13 +61,14 @@ class _BinaryDumper(Dumper):
 
 
 class _Session:
-    """An open connection and the work that it is set up for."""
+    """An open connection, the work that it is set up for, and since when it is idle (on the monotonic clock)."""
 
-    __slots__ = ("connection", "work")
+    __slots__ = ("connection", "idle_since", "work")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.work: Work | None = None
+        self.idle_since = 0.0
 
 
 class Connections:
@@ -101,6 +103,9 @@ class Connections:
         self._close(self._open)
 
     def _taken(self) -> _Session:
+        if limit := self.endpoint.idle_timeout:
+            # Firewalls and servers drop connections that are silent for long, and often tell nobody.
+            self._close([session for session in self._idle if time.monotonic() - session.idle_since > limit])
         if self._idle:
             return self._idle.pop()
         session = _Session(_connected(self.endpoint, again=self._reached))
@@ -112,6 +117,7 @@ class Connections:
         if session not in self._open:
             return
         if session.connection.info.transaction_status is TransactionStatus.IDLE:
+            session.idle_since = time.monotonic()
             self._idle.append(session)
         else:
             self._close([session])

@@ -195,7 +195,7 @@ _NAMED: Final = {"infinity": _INFINITY, "-infinity": -(2**63)}
 _OFFSET: Final = r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 _RFC_3339: Final = rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T[0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}(?:\.[0-9]+)?{_OFFSET}$"
 _WIDE: Final = re.compile(
-    rf"(-?[0-9]{{4,6}})-([0-9]{{2}})-([0-9]{{2}})T([0-9]{{2}}):([0-9]{{2}}):([0-9]{{2}})(?:\.([0-9]+))?({_OFFSET})"
+    rf"(-?[0-9]{{4,6}})-([0-9]{{2}})-([0-9]{{2}})[Tt ]([0-9]{{2}}):([0-9]{{2}}):([0-9]{{2}})(?:\.([0-9]+))?({_OFFSET}|z)"
 )
 _MICROSECOND_LENGTH: Final = len("2000-01-01T00:00:00.000000Z")
 
@@ -278,7 +278,7 @@ def moment(text: str) -> int | None:
 
 def _offset(text: str) -> int:
     """Microseconds by which a zone's clock is ahead of UTC."""
-    if text == "Z":
+    if text in "Zz":
         return 0
     minutes = int(text[1:3]) * 60 + int(text[4:6])
     return minutes * (-60_000_000 if text[0] == "-" else 60_000_000)

@@ -34,6 +34,8 @@ class Endpoint:
     database: str
     statement_timeout: float
     """Seconds; 0 is none."""
+    idle_timeout: float
+    """Seconds after which a connection that nobody used is not trusted any more; 0 is none."""
 
     @classmethod
     def of(cls, config: PostgresConfig) -> Self:
@@ -56,6 +58,7 @@ class Endpoint:
             user=own.get("user", ""),
             database=own.get("dbname") or own.get("user", ""),
             statement_timeout=options.statement_timeout,
+            idle_timeout=config.idle_timeout,
         )
 
     @property

@@ -37,16 +37,22 @@ def expect_staged(session: Session, plan: Plan) -> tuple[SuiteReport, ...]:
     return tuple(reports)
 
 
-def require_expected(reports: tuple[SuiteReport, ...]) -> None:
-    """Raise `RefusedError` if a critical expectation failed."""
-    failed = [e for report in reports for e in report.failed if e.severity == "critical"]
-    if failed:
-        findings = "; ".join(f"{e.type}({e.column}): {e.unexpected:,} rows, {named(e.failing_ids)}" for e in failed)
-        raise RefusedError(
-            f"The staged records do not meet the expectations: {findings}.",
-            why="Importing them would put bad data into the target.",
-            remedy="Mend the source or the transforms and run again.",
-        )
+def recorded_refusal(session: Session) -> RefusedError:
+    """The error that says which critical expectations failed when the suite was last run."""
+    entry = session.ledger.last(PHASE)
+    reports = entry.outputs["reports"] if entry else []
+    failed = [
+        e for report in reports for e in report["expectations"] if not e["passed"] and e["severity"] == "critical"
+    ]
+    findings = "; ".join(
+        f"{e['type']}({e['column']}): {e['unexpected']:,} rows, {named(e['failing_ids'])}" for e in failed
+    )
+    return RefusedError(
+        f"The staged records do not meet the expectations: {findings}.",
+        why="Importing them would put bad data into the target.",
+        remedy="Mend the source or the transforms and run again.",
+        expectations=failed,
+    )
 
 
 def _frames(snapshots: list[SnapshotReader]) -> Iterator[pd.DataFrame]:

@@ -13,13 +13,14 @@ from functools import partial
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from agui_pipelines.errors import CollisionError, RejectLimitError, StagingError, named
 from agui_pipelines.keyspace import sorted_on_disk
 from agui_pipelines.phases.export import SnapshotReport, digested_or_rejected, exported, in_ranges
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
-from agui_pipelines.ports import OnReject, Store
+from agui_pipelines.ports import OnReject, Refusal, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import DIGEST_FIELDS, DIGESTED, SCHEMAS, Digester, Kind, Reject, id_columns
 from agui_pipelines.staging import Manifest, Segment, SnapshotReader, SnapshotWriter
@@ -35,7 +36,10 @@ _SMALL: Final = {
 
 
 def transform(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotReport:
-    """Stage the named key ranges, which must have been exported."""
+    """Stage the named key ranges, which must have been exported.
+
+    Raises `CollisionError` if the transforms gave several records of the plan one id.
+    """
     steps = chain(session.migration.transforms, session.migration.folder)
     sources = {name: _require_exported(session, plan, name) for name in ranges}
     meter = session.meter(PHASE, total=sum(source.manifest.records for source in sources.values()))
@@ -50,6 +54,8 @@ def transform(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRe
             work=lambda name: stager.stage(sources[name]),
             basis=lambda name: f"{sources[name].manifest.snapshot_id} | {steps.fingerprint}",
         )
+    if not steps.identity:
+        _require_distinct_ids(list(staged_ranges(session, plan).values()))
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 
 
@@ -207,7 +213,7 @@ def _holds_all(target: Store, source: SnapshotReader, kind: Kind, segment: Segme
     """Whether the target can hold every record of an exported segment; if so, what it would lose of them is counted."""
     found: Counter[str] = Counter()
     for batch in source.segment_batches(segment, _SMALL[kind]):
-        if target.refusals(kind, batch):
+        if _refusals(target, kind, batch):
             return False
         found.update(target.losses(kind, batch))
     losses.update(found)
@@ -218,8 +224,15 @@ def _as_transformed(on_reject: OnReject, reject: Reject) -> None:
     on_reject(Reject(reject.kind, reject.id, reject.raw, PHASE, reject.reason, reject.detail))
 
 
+def _refusals(target: Store, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
+    """What this target refuses, and what no target should get: a state without an id."""
+    empty = pc.indices_nonzero(pc.equal(batch.column("state_id"), "")).to_pylist()
+    nameless = [Refusal(row, "empty_id", "Its id is empty, so nobody could ask for it.") for row in empty]
+    return nameless + target.refusals(kind, batch)
+
+
 def _without_refused(target: Store, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
-    refusals = target.refusals(kind, batch)
+    refusals = _refusals(target, kind, batch)
     if not refusals:
         return batch
     for refusal in {refusal.row: refusal for refusal in reversed(refusals)}.values():  # the first of each row

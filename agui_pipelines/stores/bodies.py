@@ -26,6 +26,7 @@ ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 STATE_ID: Final = "StateID"
 """The member that our file store adds, since a version file does not say whose it is. Go ignores it."""
 
+_STATE_ID: Final = STATE_ID.encode()
 _VERSION_KEYS: Final = frozenset({"id", "timestamp", "state", "delta", "metadata", "parentid"})
 _SNAPSHOT_KEYS: Final = frozenset({"id", "timestamp", "state", "version", "metadata"})
 _NULL: Final = b"null"
@@ -168,7 +169,7 @@ def snapshot_body(
 
 def split_state_id(extra: bytes | None) -> tuple[str | None, bytes | None]:
     """The value of ``StateID`` among the extra members, if it is there and a string, and the members without it."""
-    if extra is None or STATE_ID.encode() not in extra:
+    if extra is None or _STATE_ID not in extra:
         return None, extra
     members = documents.members(extra)
     raw = members.pop(STATE_ID, _NULL)
@@ -241,13 +242,18 @@ def _cut(body: bytes, keys: frozenset[str]) -> tuple[dict[str, bytes], bytes | N
     known: dict[str, bytes] = {}
     others: dict[str, bytes] = {}
     for key, raw in members.items():
-        # Go folds case by Unicode's simple folding, in which the long s is an s (and the names have no k).
-        folded = key.lower().replace("ſ", "s")
+        folded = _folded(key)
         if folded in keys:
             known[folded] = raw
         else:
             others[key] = raw
     return known, _object(others)
+
+
+@lru_cache(maxsize=256)
+def _folded(key: str) -> str:
+    """Go folds case by Unicode's simple folding, in which the long s is an s (and the names have no k)."""
+    return key.lower().replace("ſ", "s")
 
 
 def _string(members: Mapping[str, bytes], key: str) -> str:

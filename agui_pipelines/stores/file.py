@@ -50,6 +50,7 @@ class FileStore:
         self._layout = Layout(base, options.shard_count if options.enable_sharding else 0)
         self._reader = FileReader(self._layout)
         self._folders = Folders(self._layout)
+        self._unflushed = False
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -140,6 +141,8 @@ class FileStore:
 
         Raises `UnstorableRecordError` for a row that `refusals` names, `StoreError` when the file system does.
         """
+        # Also if nothing turns out to be new: it may have been written, and not flushed, before a crash.
+        self._unflushed = self._unflushed or batch.num_rows > 0
         with self._writing(synced=False) as writer:
             if kind is Kind.STATE:
                 columns = (_column(batch, name) for name in ("state_id", "data", "updated_at"))
@@ -154,14 +157,15 @@ class FileStore:
         return writer.written
 
     def flush(self) -> None:
-        """Wait until all that was written is on disk, if the store is configured to be durable.
+        """Wait until all that `write` wrote is on disk, if the store is configured to be durable.
 
         By one `sync` of the machine's file systems, since an fsync for each file would make a migration fifteen times
         slower. (On systems whose sync does not wait, macOS for one, a power cut in the next seconds may still take some
-        files; a repeated import writes them again.)
+        files; a repeated import writes them again.) The single-record operations need no flush: they sync their files.
         """
-        if self._options.durable:
+        if self._options.durable and self._unflushed:
             os.sync()
+        self._unflushed = False
 
     def get_state(self, state_id: str) -> bytes | None:
         with self._errors():

@@ -210,4 +210,6 @@ def store_error(error: OSError, path: bytes) -> StoreError:
         remedy = "Free space on that file system, then run again: what is written stays and is not written twice."
     elif error.errno in _FORBIDDEN:
         remedy = "Give the user that runs this the right to read and write below the store's base_dir."
-    return StoreError(f"{name}: {error.strerror}.", why="The file store needs it.", remedy=remedy, errno=error.errno)
+    return StoreError(
+        f"{name}: {error.strerror}.", why="A file store keeps its records there.", remedy=remedy, errno=error.errno
+    )

@@ -22,7 +22,6 @@ MAX_DOCUMENT_BYTES: Final = 255 * 1024 * 1024
 """jsonb keeps lengths in 28 bits; see ``JENTRY_OFFLENMASK`` in the server's ``utils/jsonb.h``."""
 
 _TRAITS: Final = {
-    Trait.INVALID: ("invalid_json", "A part of it is not JSON, and jsonb holds nothing else."),
     Trait.NUL: ("nul", "A string in it holds U+0000, which no text in PostgreSQL can hold."),
     Trait.LONE_SURROGATE: (
         "lone_surrogate",
@@ -40,27 +39,26 @@ _OFFSET: Final = r"[0-9][+-][0-9]{2}:[0-9]{2}$"
 
 
 def refusals(kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
-    """The rows of a digested batch that cannot be stored; a row has one refusal for each reason, in order of rows."""
+    """The rows of a digested batch that cannot be stored, in order; a row has one refusal for each reason.
+
+    The columns that hold JSON may be missing: ``size`` tells how large the document is.
+    """
     found = list(_by_traits(batch.column("traits")))
+    found += _by_size("data", batch.column("size"))
     for column in TABLES[kind].columns:
-        if column.field not in batch.schema.names:  # documents may stay on disk; `size` stands for them
-            continue
-        values = batch.column(column.field)
         if column.form is Form.TEXT:
-            found += _by_id(column, values)
-        elif column.form is Form.JSONB:
-            found += _by_size(column.name, pc.binary_length(values))
-        else:
-            found += _by_time(column, values)
-    if "data" not in batch.schema.names:
-        found += _by_size("data", batch.column("size"))
+            found += _by_id(column, batch.column(column.field))
+        elif column.form is Form.MOMENT:
+            found += _by_time(column, batch.column(column.field))
+        elif column.field != "data" and column.field in batch.schema.names:
+            found += _by_size(column.field, pc.binary_length(batch.column(column.field)))
     if "extra" in batch.schema.names:
         found += _by_extra(batch.column("extra"))
-    return sorted(set(found), key=lambda refusal: refusal.row)
+    return sorted(dict.fromkeys(found), key=lambda refusal: refusal.row)
 
 
 def losses(kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:
-    """How many rows of a bare or digested batch lose something, by what they lose; nothing is left out."""
+    """How many rows of a bare or digested batch lose something, by what it is; what no row loses is not named."""
     found = {}
     if "expires_at" in batch.schema.names:
         found["expiry"] = _count(batch.column("expires_at").is_valid())
@@ -92,13 +90,13 @@ def _by_id(column: Column, values: Any) -> Iterator[Refusal]:
         yield Refusal(row, "id_nul", f"Its {name} holds U+0000, which no text in PostgreSQL can hold.")
 
 
-def _by_size(name: str, lengths: Any) -> Iterator[Refusal]:
-    if (pc.max(lengths).as_py() or 0) > MAX_DOCUMENT_BYTES:
-        for row in _rows(pc.greater(lengths, MAX_DOCUMENT_BYTES)):
+def _by_size(name: str, sizes: Any) -> Iterator[Refusal]:
+    if (pc.max(sizes).as_py() or 0) > MAX_DOCUMENT_BYTES:
+        for row in _rows(pc.greater(sizes, MAX_DOCUMENT_BYTES)):
             yield Refusal(
                 row,
                 "document_too_large",
-                f"Its {name} has {lengths[row].as_py():,} bytes; jsonb holds {MAX_DOCUMENT_BYTES:,} (255 MiB).",
+                f"Its {name} has {sizes[row].as_py():,} bytes; jsonb holds {MAX_DOCUMENT_BYTES:,} (255 MiB).",
             )
 
 

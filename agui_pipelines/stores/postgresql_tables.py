@@ -153,13 +153,14 @@ class Tables:
 
     def existing(self, connection: Connection) -> dict[Kind, int]:
         """The oids of those tables that exist."""
-        names = {table.name: kind for kind, table in TABLES.items()}
+        names = [table.name for table in TABLES.values()]
         rows = connection.execute(
             "SELECT c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind <> 'i'",
-            (self.schema, list(names)),
+            (self.schema, names),
         ).fetchall()
-        return {names[name]: oid for name, oid in rows}
+        oids: dict[str, int] = dict(rows)
+        return {kind: oids[table.name] for kind, table in TABLES.items() if table.name in oids}
 
     def create_missing(self, connection: Connection) -> None:
         """Make tables and indexes that are not there; the schema must be. Safe when several do it at once."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -61,11 +60,12 @@ class Said:
 
 
 @pytest.fixture(scope="session")
-def start() -> Callable[..., subprocess.Popen[str]]:
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Begins `agui-migrate` in a process of its own."""
+    begun: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: object, cwd: Path | str = "/", **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [COMMAND, *map(str, arguments)],
             cwd=cwd,
             env={**os.environ, **environment},
@@ -74,8 +74,14 @@ def start() -> Callable[..., subprocess.Popen[str]]:
             text=True,
             start_new_session=True,
         )
+        begun.append(process)
+        return process
 
-    return begin
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")
@@ -157,9 +163,3 @@ def documents(postgres_url: str) -> Callable[[], dict[str, Any] | None]:
             return dict(connection.execute("SELECT state_id, data FROM ag_states").fetchall())
 
     return ask
-
-
-@pytest.fixture(scope="session")
-def sh_blocks() -> list[str]:
-    """The shell commands that the README shows."""
-    return re.findall(r"```sh\n(.*?)```", (CHECKOUT / "README.md").read_text("utf-8"), flags=re.S)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from agui_pipelines import canonical
 from agui_pipelines.canonical import MAX_DEPTH, UNUSABLE, Digests, Trait, canonical_number, digest
 
-quick = settings(max_examples=200, deadline=None)
-thorough = settings(max_examples=400, deadline=None)
+quick = settings(max_examples=150, deadline=None)
+thorough = settings(max_examples=350, deadline=None)
 
 NUMBER = re.compile(r"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
 
@@ -432,7 +432,7 @@ def test_exponents_of_a_million_digits_are_told_apart_and_do_not_hang_a_migratio
 # What is and is not JSON -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_get_a_digest_or_are_called_invalid_as_a_strict_parser_says(content: bytes) -> None:
     assert bool(digest(content).traits & Trait.INVALID) == (not is_strict_json(content))
@@ -488,7 +488,7 @@ FRAGMENTS = [
 ]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(documents, st.lists(st.tuples(st.integers(0, 200), st.integers(0, 2), st.sampled_from(FRAGMENTS)), max_size=3))
 def test_damaged_json_is_called_invalid_exactly_when_a_strict_parser_refuses_it(
     document: bytes, damages: list[tuple[int, int, bytes]]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from agui_pipelines import documents
 from agui_pipelines.canonical import Trait, digest
 
-quick = settings(max_examples=200, deadline=None)
+quick = settings(max_examples=120, deadline=None)
 
 numbers = st.one_of(
     st.integers(),

@@ -464,6 +464,14 @@ def test_a_file_that_cannot_be_read_is_rejected_by_name(base: Path, store: FileS
         store.get_state("user-30")
 
 
+def test_what_is_no_file_is_no_state_whatever_its_name(base: Path, store: FileStore) -> None:
+    store.set_state("user-1", b"{}")
+    (base / "states/shard_15/user-30.json").mkdir()
+    os.mkfifo(base / "states/shard_15/user-41.json")
+    assert documents(store) == {"user-1": b"{}"}
+    assert store.stats().states == 1
+
+
 def test_writing_replaces_a_link_and_not_what_it_leads_to(base: Path, store: FileStore) -> None:
     outside = base.parent / "secret"
     outside.write_bytes(b'{"secret":1}')

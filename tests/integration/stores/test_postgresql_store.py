@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -97,6 +98,15 @@ def states(*rows: tuple[str, bytes], created: str | None = None, updated: str | 
     )
 
 
+def fill(url: str, rows: int) -> None:
+    """States of about 1 KB, ``s1`` and so on."""
+    execute(
+        url,
+        "INSERT INTO ag_states SELECT 's' || i, jsonb_build_object('t', repeat('x', 1000)) "
+        f"FROM generate_series(1, {rows}) i",
+    )
+
+
 def version(version_id: str, state_id: str = "a", **parts) -> Version:
     return Version(version_id, state_id, **{"timestamp": "2025-07-14T09:30:15Z", "data": b"{}", **parts})
 
@@ -138,9 +148,37 @@ def documents(store: Store) -> dict[str, bytes]:
 
 nasty_numbers = st.one_of(
     st.sampled_from(
-        "0 -0 -0.0 0.0 1.0 1 1e5 100000 1E+2 123456789012345678901234567890 1e-400 1e400 0.1 0.1000000000000000055 "
-        "1.7976931348623157e308 5e-324 18446744073709551616 9007199254740993 1e131071 1e131072 1e-16383 1e-16384 "
-        "0e-16383 0e-16384 0e131073 0.00 100e-2 1.10 -12.50e3".split()
+        [
+            "0",
+            "-0",
+            "-0.0",
+            "0.0",
+            "1.0",
+            "1",
+            "1e5",
+            "100000",
+            "1E+2",
+            "123456789012345678901234567890",
+            "1e-400",
+            "1e400",
+            "0.1",
+            "0.1000000000000000055",
+            "1.7976931348623157e308",
+            "5e-324",
+            "18446744073709551616",
+            "9007199254740993",
+            "1e131071",
+            "1e131072",
+            "1e-16383",
+            "1e-16384",
+            "0e-16383",
+            "0e-16384",
+            "0e131073",
+            "0.00",
+            "100e-2",
+            "1.10",
+            "-12.50e3",
+        ]
     ),
     st.integers().map(str),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
@@ -154,8 +192,12 @@ nasty_numbers = st.one_of(
 )
 raw_strings = st.one_of(
     st.text(max_size=8).map(lambda text: '"' + "".join(_escaped(c) for c in text) + '"'),
-    st.sampled_from([r'"\u0000"', r'"a\u0000b"', r'"\ud800"', r'"\udc00\ud800"', r'"\ud83d\ude00"', r'"\\u0000"', r'"\/\b"']),
-    st.sampled_from(['"é"', r'"\u00e9"', '"😀"', r'"\u2028"', '"\u2028"', r'"\t\n\r\"\\"', '"\x7f"', '"\u0080"', '"\uffff"']),
+    st.sampled_from(
+        [r'"\u0000"', r'"a\u0000b"', r'"\ud800"', r'"\udc00\ud800"', r'"\ud83d\ude00"', r'"\\u0000"', r'"\/\b"']
+    ),
+    st.sampled_from(
+        ['"é"', r'"\u00e9"', '"😀"', r'"\u2028"', '"\u2028"', r'"\t\n\r\"\\"', '"\x7f"', '"\u0080"', '"\uffff"']
+    ),
 )
 
 
@@ -177,9 +219,9 @@ raw_values = st.recursive(
     ),
     max_leaves=8,
 )
-raw_objects = st.lists(
-    st.tuples(st.one_of(raw_strings, st.sampled_from(['"a"', '"b"'])), raw_values), max_size=4
-).map(lambda members: _object(members).encode())
+raw_objects = st.lists(st.tuples(st.one_of(raw_strings, st.sampled_from(['"a"', '"b"'])), raw_values), max_size=4).map(
+    lambda members: _object(members).encode()
+)
 
 
 @pytest.fixture(scope="module")
@@ -224,12 +266,20 @@ def test_a_document_comes_back_with_its_canonical_digest_unless_it_was_refused(s
     assert {i: digest(d).canonical for i, d in found.items()} == {f"s{i}": digest(raw[i]).canonical for i in held}
 
 
+near_pairs = st.one_of(
+    st.tuples(raw_objects, raw_objects),
+    # Most pairs of those differ; of these, many are equal but for their spelling.
+    st.tuples(nasty_numbers, nasty_numbers).map(lambda pair: tuple(f'{{"n": {number}}}'.encode() for number in pair)),
+    st.tuples(raw_objects, st.none()),
+)
+
+
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(raw_objects, raw_objects, st.booleans())
-def test_two_documents_have_one_canonical_digest_exactly_if_jsonb_calls_them_equal(shared_connection, one, other, respelled):
-    if respelled:  # most pairs differ; so make some that are equal, but for spelling and order
-        value = shared_text(shared_connection, one)
-        other = one if value is None else value
+@given(near_pairs)
+def test_two_documents_have_one_canonical_digest_exactly_if_jsonb_calls_them_equal(shared_connection, pair):
+    one, other = pair
+    if other is None:
+        other = as_jsonb_spells_it(shared_connection, one)
     digests = [digest(document) for document in (one, other)]
     if any(d.traits & (Trait.NUL | Trait.LONE_SURROGATE | Trait.EXTREME_NUMBER) for d in digests):
         return
@@ -238,15 +288,14 @@ def test_two_documents_have_one_canonical_digest_exactly_if_jsonb_calls_them_equ
         {"a": one.decode(), "b": other.decode()},
     ).fetchone()
     assert (digests[0].canonical == digests[1].canonical) == equal
-    if digests[0].spelling == digests[1].spelling:
-        assert same_text or equal
+    assert same_text or digests[0].spelling != digests[1].spelling
 
 
-def shared_text(connection: psycopg.Connection, document: bytes) -> bytes | None:
+def as_jsonb_spells_it(connection: psycopg.Connection, document: bytes) -> bytes:
     try:
         return connection.execute("SELECT %s::jsonb::text", (document.decode(),)).fetchone()[0].encode()
     except psycopg.DataError:
-        return None
+        return document
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -257,7 +306,7 @@ def test_any_text_is_an_id_and_ids_come_in_order_of_their_bytes(shared_store, sh
     ordered = sorted(ids, key=str.encode)
     assert [row["state_id"] for row in read(shared_store)] == ordered
     assert list(shared_store.list_states()) == ordered
-    for lower, upper in zip(ordered, ordered[1:], strict=False):
+    for lower, upper in pairwise(ordered):
         found = read(shared_store, lower=lower.encode(), upper=upper.encode())
         assert [row["state_id"] for row in found] == [lower]
 
@@ -314,6 +363,7 @@ def test_moments_are_spelled(store, postgres_url, stored, text):
         ("2025-07-14T09:30:15.9999999Z", "2025-07-14 09:30:15.999999+00"),
         ("2025-07-14T09:30:15.12-04:00", "2025-07-14 13:30:15.12+00"),
         ("2025-07-14T09:30:15+23:59", "2025-07-13 09:31:15+00"),
+        ("2025-07-14 09:30:15z", "2025-07-14 09:30:15+00"),
     ],
 )
 def test_what_a_moment_has_beyond_microseconds_is_cut_and_its_offset_applied(store, postgres_url, text, stored):
@@ -370,7 +420,9 @@ def test_times_that_are_given_replace_those_that_are_there(store):
 @pytest.mark.parametrize("existing", [False, True])
 def test_rows_with_and_without_times_may_be_mixed_in_one_batch(store, existing):
     if existing:
-        store.write(Kind.STATE, states(("both", b'{"old": 1}'), ("none", b'{"old": 1}'), created="2001-01-01T00:00:00Z"))
+        store.write(
+            Kind.STATE, states(("both", b'{"old": 1}'), ("none", b'{"old": 1}'), created="2001-01-01T00:00:00Z")
+        )
     given_time = "2002-02-02T00:00:00.5Z"
     rows = [
         {"state_id": "both", "data": b"{}", "created_at": given_time, "updated_at": given_time},
@@ -395,7 +447,9 @@ def test_a_row_that_appears_while_a_batch_is_added_is_updated_instead(store, pos
         batch = states(("a", b"{}"), ("b", b'{"ours": 1}'), ("c", b"{}"))
         writer = threading.Thread(target=lambda: written.append(store.write(Kind.STATE, batch)))
         writer.start()
-        wait_until(lambda: query(postgres_url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")[0][0])
+        wait_until(
+            lambda: query(postgres_url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")[0][0]
+        )
         other.commit()
         writer.join()
     assert written == [Written(inserted=2, updated=1)]
@@ -452,7 +506,9 @@ def test_what_a_version_lacks_is_null_and_what_is_empty_stays_empty(store, postg
     assert store.get_version_history("a", limit=1) == [full]
     assert read(store, Kind.VERSION) == versions(bare, full).to_pylist()
     assert store.write(Kind.VERSION, versions(full, bare)) == Written(unchanged=2)
-    assert store.write(Kind.VERSION, versions(version("full", "a", delta=b"[]"), bare)) == Written(updated=1, unchanged=1)
+    assert store.write(Kind.VERSION, versions(version("full", "a", delta=b"[]"), bare)) == Written(
+        updated=1, unchanged=1
+    )
 
 
 def test_a_snapshot_comes_back_as_it_was_saved(store, postgres_url):
@@ -466,7 +522,9 @@ def test_a_snapshot_comes_back_as_it_was_saved(store, postgres_url):
     assert query(postgres_url, "SELECT version_id FROM ag_snapshots WHERE snapshot_id = 's2'") == [(None,)]
 
 
-@pytest.mark.parametrize("timestamp", ["yesterday", "2025-02-30T00:00:00Z", "2025-07-14 09:30:15Z", "2025-07-14T09:30:60Z"])
+@pytest.mark.parametrize(
+    "timestamp", ["yesterday", "2025-02-30T00:00:00Z", "2025-07-14T09:30:15", "2025-07-14T09:30:60Z"]
+)
 def test_a_version_whose_time_is_none_is_refused(store, timestamp):
     with pytest.raises(UnstorableRecordError, match="'v'"):
         store.save_version(version("v", timestamp=timestamp))
@@ -522,7 +580,7 @@ def test_versions_and_snapshots_of_states_that_are_gone_have_keys_too(store):
     store.set_state("a", b'{"n": 1}')
     store.save_version(version("v", "b"))
     store.save_snapshot(Snapshot("s", "é", "2025-07-14T09:30:15Z", b"{}"))
-    keys = [row for batch in store.keys() for row in batch.to_pylist()]
+    keys = pa.Table.from_batches(list(store.keys())).to_pylist()
     assert {row["key"] for row in keys} == {b"a", b"b", "é".encode()}
     assert all(row["weight"] > 0 for row in keys)
 
@@ -538,7 +596,7 @@ def test_batches_are_bounded_and_a_larger_document_travels_alone(store):
 
 
 def test_a_batch_has_at_most_ten_thousand_rows(store, postgres_url):
-    execute(postgres_url, "INSERT INTO ag_states SELECT 's' || i, '{}' FROM generate_series(1, 20001) i")
+    fill(postgres_url, 20_001)
     assert [batch.num_rows for batch in store.read(Kind.STATE, span(), no_reject)] == [10_000, 10_000, 1]
 
 
@@ -550,7 +608,9 @@ def test_ranges_of_a_catalogue_cover_every_row_once(store):
     catalogue = pq.ParquetFile(file)
     for count in (1, 7, 120):
         ranges = [Span(part, catalogue) for part in cut(file, count)]
-        found = [row["state_id"] for part in ranges for b in store.read(Kind.STATE, part, no_reject) for row in b.to_pylist()]
+        found = [
+            row["state_id"] for part in ranges for b in store.read(Kind.STATE, part, no_reject) for row in b.to_pylist()
+        ]
         assert found == list(store.list_states())
         assert len(found) == 103
 
@@ -594,9 +654,7 @@ def test_a_store_can_be_used_while_it_is_being_read(store):
 
 
 def test_a_reading_that_is_given_up_leaves_the_store_usable(store, postgres_url):
-    execute(
-        postgres_url, "INSERT INTO ag_states SELECT 's' || i, jsonb_build_object('t', repeat('x', 500)) FROM generate_series(1, 50000) i"
-    )
+    fill(postgres_url, 50_000)
     for _ in range(3):
         reading = store.read(Kind.STATE, span(), no_reject)
         next(reading)
@@ -607,7 +665,7 @@ def test_a_reading_that_is_given_up_leaves_the_store_usable(store, postgres_url)
 
 
 def test_closing_the_store_ends_a_reading(store, postgres_url):
-    execute(postgres_url, "INSERT INTO ag_states SELECT 's' || i, '{}' FROM generate_series(1, 30000) i")
+    fill(postgres_url, 30_000)
     reading = store.read(Kind.STATE, span(), no_reject)
     next(reading)
     store.close()
@@ -617,13 +675,11 @@ def test_closing_the_store_ends_a_reading(store, postgres_url):
 
 
 def test_a_slow_reader_is_not_stopped_by_the_statement_timeout(open_store, store, postgres_url):
-    execute(
-        postgres_url, "INSERT INTO ag_states SELECT 's' || i, jsonb_build_object('t', repeat('x', 2000)) FROM generate_series(1, 25000) i"
-    )
+    fill(postgres_url, 25_000)
     hasty = open_store(postgresql_options={"statement_timeout": "100ms"})
-    with pytest.raises(StoreBusyError):  # so this limit does hold for single records
-        with connected(postgres_url) as other, other.transaction():
-            other.execute("LOCK ag_states IN ACCESS EXCLUSIVE MODE")
+    with connected(postgres_url) as other, other.transaction():
+        other.execute("LOCK ag_states IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(StoreBusyError):  # so the limit does hold for single records
             hasty.get_state("s1")
     rows = 0
     for batch in hasty.read(Kind.STATE, span(), no_reject):
@@ -648,39 +704,56 @@ def test_a_batch_that_waits_for_a_lock_gives_up_as_busy_and_leaves_nothing(open_
 # Connections
 
 
-@pytest.mark.parametrize("work", ["read", "write", "get"])
-def test_a_connection_that_is_cut_is_a_transient_error_and_the_next_call_connects_anew(store, postgres_url, work):
-    execute(postgres_url, "INSERT INTO ag_states SELECT 's' || i, jsonb_build_object('t', repeat('x', 900)) FROM generate_series(1, 50000) i")
+def cut_connections(url: str) -> None:
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    execute(url, f"SELECT pg_terminate_backend(pid) {others}")
+    wait_until(lambda: query(url, f"SELECT count(*) = 0 {others}")[0][0])
+
+
+CALLS = {
+    "get": lambda store: store.get_state("s1"),
+    "set": lambda store: store.set_state("s1", b"{}"),
+    "write": lambda store: store.write(Kind.STATE, states(("new", b"{}"))),
+    "keys": lambda store: list(store.keys()),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_connection_that_is_cut_is_a_transient_error_and_the_next_call_connects_anew(store, postgres_url, call):
+    cut_connections(postgres_url)
+    with pytest.raises(InterruptedConnectionError) as caught:
+        CALLS[call](store)
+    assert caught.value.transient
+    CALLS[call](store)
+
+
+def test_a_reading_that_is_cut_is_a_transient_error_and_no_end(store, postgres_url):
+    fill(postgres_url, 50_000)
     reading = store.read(Kind.STATE, span(), no_reject)
     next(reading)
-    execute(
-        postgres_url,
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
-    )
-    with pytest.raises(InterruptedConnectionError) as caught:
-        match work:
-            case "read":
-                list(reading)
-            case "write":
-                store.write(Kind.STATE, states(("new", b"{}")))
-                store.write(Kind.STATE, states(("new", b"{}")))
-            case "get":
-                store.get_state("s1")
-                store.get_state("s1")
-    assert caught.value.transient
-    reading.close()
-    assert store.get_state("s1") is not None
+    cut_connections(postgres_url)
+    with pytest.raises(InterruptedConnectionError):
+        list(reading)
+    assert sum(batch.num_rows for batch in store.read(Kind.STATE, span(), no_reject)) == 50_000
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(open_store, store, postgres_url):
+    impatient = open_store(idle_timeout="1us")
+    impatient.ping()
+    cut_connections(postgres_url)
+    assert impatient.get_state("a") is None
 
 
 def test_a_server_that_went_away_is_a_transient_error_and_one_that_never_was_there_is_not():
     with EmbeddedPostgres() as server:
-        store = PostgresStore(config(server.url))
+        url = server.url
+        store = PostgresStore(config(url))
         store.ping()
     for _ in range(3):
         with pytest.raises(InterruptedConnectionError):
             store.ping()
     with pytest.raises(ConnectionFailedError) as caught:
-        PostgresStore(config(server.url)).ping()
+        PostgresStore(config(url)).ping()
     assert not caught.value.transient
 
 
@@ -751,7 +824,8 @@ def test_a_description_says_where_and_keeps_the_password(url):
 
 
 @pytest.mark.parametrize(
-    "url", [f"postgresql://ada:{CANARY}%zz@h/d", f"{CANARY} of ada", f"postgresql://h/d?{CANARY}=1", f"password='{CANARY}"]
+    "url",
+    [f"postgresql://ada:{CANARY}%zz@h/d", f"{CANARY} of ada", f"postgresql://h/d?{CANARY}=1", f"password='{CANARY}"],
 )
 def test_an_unreadable_url_is_an_error_that_does_not_repeat_it(url):
     with pytest.raises(SpecError) as caught:
@@ -789,6 +863,13 @@ def test_a_place_is_known_to_users_who_may_not_ask_for_the_system_identifier(ope
 # Preparing and checking
 
 
+COLUMNS_BEHIND_THE_IDS = {
+    "ag_snapshots": "data jsonb!, version_id varchar(255), metadata jsonb, created_at timestamptz now()",
+    "ag_states": "data jsonb!, created_at timestamptz now(), updated_at timestamptz now()",
+    "ag_versions": "data jsonb!, delta jsonb, metadata jsonb, parent_id varchar(255), created_at timestamptz now()",
+}
+
+
 def test_prepared_tables_are_those_of_the_format(store, postgres_url):
     store.prepare()
     columns = query(
@@ -800,15 +881,10 @@ def test_prepared_tables_are_those_of_the_format(store, postgres_url):
     assert columns == [
         (
             "ag_snapshots",
-            "snapshot_id varchar(255)!, state_id varchar(255)!, data jsonb!, version_id varchar(255), metadata jsonb, "
-            "created_at timestamptz now()",
+            "snapshot_id varchar(255)!, state_id varchar(255)!, " + COLUMNS_BEHIND_THE_IDS["ag_snapshots"],
         ),
-        ("ag_states", "state_id varchar(255)!, data jsonb!, created_at timestamptz now(), updated_at timestamptz now()"),
-        (
-            "ag_versions",
-            "version_id varchar(255)!, state_id varchar(255)!, data jsonb!, delta jsonb, metadata jsonb, "
-            "parent_id varchar(255), created_at timestamptz now()",
-        ),
+        ("ag_states", "state_id varchar(255)!, " + COLUMNS_BEHIND_THE_IDS["ag_states"]),
+        ("ag_versions", "version_id varchar(255)!, state_id varchar(255)!, " + COLUMNS_BEHIND_THE_IDS["ag_versions"]),
     ]
     indexes = query(postgres_url, "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1")
     assert [name for name, _ in indexes] == [
@@ -916,7 +992,7 @@ def test_missing_privileges_are_named(open_store, postgres_url, role):
     with pytest.raises(StoreError, match="privilege"):
         store.prepare()
     open_store().prepare()
-    with pytest.raises(StoreError, match="lacks SELECT, INSERT, UPDATE on the table 'public.ag_states'"):
+    with pytest.raises(StoreError, match=r"lacks SELECT, INSERT, UPDATE on the table 'public.ag_states'"):
         store.check()
     execute(postgres_url, f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
     store.check()
@@ -934,7 +1010,7 @@ def test_rows_that_a_policy_hides_are_an_error_and_not_left_out(open_store, stor
 
 
 def test_a_server_that_takes_no_writes_is_refused(open_store, postgres_url):
-    execute(postgres_url, "ALTER DATABASE {} SET default_transaction_read_only = on".format(urlsplit(postgres_url).path[1:]))
+    execute(postgres_url, f"ALTER DATABASE {urlsplit(postgres_url).path[1:]} SET default_transaction_read_only = on")
     with pytest.raises(StoreError, match="takes no writes"):
         open_store().check()
     with pytest.raises(StoreError, match="read-only"):
@@ -965,7 +1041,13 @@ def test_what_a_store_says_of_itself(store, postgres_url):
     store.save_version(version("v"))
     stats = store.stats()
     assert (stats.states, stats.versions, stats.snapshots) == (3, 1, 0)
-    assert stats.bytes == query(postgres_url, "SELECT sum(pg_total_relation_size(c)) FROM unnest('{ag_states,ag_versions,ag_snapshots}'::regclass[]) c")[0][0]
+    assert (
+        stats.bytes
+        == query(
+            postgres_url,
+            "SELECT sum(pg_total_relation_size(c)) FROM unnest('{ag_states,ag_versions,ag_snapshots}'::regclass[]) c",
+        )[0][0]
+    )
     assert stats.server == store.ping()
     assert query(postgres_url, "SHOW server_version")[0][0].startswith(store.ping().removeprefix("PostgreSQL "))
 
@@ -992,7 +1074,12 @@ def test_what_cannot_be_stored_is_named_by_row_and_reason():
         ("a\0b", b'{"a": 1e-16384}'),
     )
     assert reasons(store, Kind.STATE, batch) == [
-        (1, "nul"), (3, "lone_surrogate"), (4, "extreme_number"), (6, "id_too_long"), (7, "extreme_number"), (7, "id_nul"),
+        (1, "nul"),
+        (3, "lone_surrogate"),
+        (4, "extreme_number"),
+        (6, "id_too_long"),
+        (7, "extreme_number"),
+        (7, "id_nul"),
     ]
     rows, _ = digested(Kind.STATE, batch)
     assert "256" in next(refusal.detail for refusal in store.refusals(Kind.STATE, rows) if refusal.row == 6)
@@ -1010,20 +1097,27 @@ def test_every_part_of_a_version_is_looked_at():
         version("extra", extra=b'{"x": 1}'),
         version("time", timestamp="yesterday"),
         version("no time", timestamp=""),
-        version("broken", metadata=b"{"),
     )
     assert reasons(store, Kind.VERSION, batch) == [
-        (1, "nul"), (2, "extreme_number"), (3, "id_too_long"), (4, "id_nul"), (5, "id_too_long"), (5, "id_too_long"),
-        (6, "unknown_members"), (7, "bad_time"), (9, "invalid_json"),
+        (1, "nul"),
+        (2, "extreme_number"),
+        (3, "id_too_long"),
+        (4, "id_nul"),
+        (5, "id_too_long"),
+        (5, "id_too_long"),
+        (6, "unknown_members"),
+        (7, "bad_time"),
     ]
 
 
 def test_a_document_over_255_mib_is_refused():
     store = PostgresStore(config("postgresql://nowhere.invalid/db"))
     batch, _ = digested(Kind.STATE, states(("fine", b"{}"), ("large", b"{}")))
-    large = b" " * (255 * 1024 * 1024 - 1) + b"{}"
-    batch = batch.set_column(1, "data", pa.array([b"{}", large], pa.binary()))
-    assert [(refusal.row, refusal.reason) for refusal in store.refusals(Kind.STATE, batch)] == [(1, "document_too_large")]
+    sizes = pa.array([255 * 1024 * 1024, 255 * 1024 * 1024 + 1], pa.int64())
+    batch = batch.drop_columns(["data", "size"]).append_column("size", sizes)
+    assert [(refusal.row, refusal.reason) for refusal in store.refusals(Kind.STATE, batch)] == [
+        (1, "document_too_large")
+    ]
 
 
 def test_what_is_lost_is_counted_by_rows():

@@ -5,7 +5,6 @@ import resource
 import threading
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -369,14 +368,15 @@ def test_verify_finds_every_damaged_segment(
     SnapshotReader(workspace, sealed.snapshot_id).verify()
 
 
-@pytest.mark.parametrize("damage", [shortened, lengthened, emptied], ids=lambda d: d.__name__)
-def test_a_segment_of_another_length_is_not_read(
+@pytest.mark.parametrize("damage", [shortened, lengthened, emptied, flipped, replaced], ids=lambda d: d.__name__)
+def test_nothing_is_read_from_a_damaged_segment(
     workspace: Workspace, sealed: Manifest, damage: Callable[[bytes], bytes]
 ) -> None:
-    name = f"snapshots/{sealed.segments[0].path}"
+    segment = sealed.segments[0]
+    name = f"snapshots/{segment.path}"
     workspace.write(name, damage(workspace.read(name)))
-    with pytest.raises(StagingError, match="is damaged: its length"):
-        rows(SnapshotReader(workspace, sealed.snapshot_id))
+    with pytest.raises(StagingError, match=f"{segment.path} is damaged"):
+        next(SnapshotReader(workspace, sealed.snapshot_id).batches(Kind.STATE, ["state_id"]))
 
 
 def test_a_missing_segment_is_a_staging_error(workspace: Workspace, sealed: Manifest) -> None:
@@ -395,21 +395,18 @@ def test_missing_rejects_are_a_staging_error(workspace: Workspace, sealed: Manif
         list(SnapshotReader(workspace, sealed.snapshot_id).rejects())
 
 
-def test_reading_a_segment_with_a_changed_byte_gives_batches_or_a_staging_error(workspace: Workspace) -> None:
+def test_a_segment_with_any_byte_changed_is_not_read(workspace: Workspace) -> None:
     with writer(workspace) as out:
         out.write(Kind.STATE, states(50))
         manifest = out.seal()
-    reader = SnapshotReader(workspace, manifest.snapshot_id)
     (file,) = segment_files(workspace, manifest)
     content = file.read_bytes()
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.integers(0, len(content) - 1), st.integers(1, 255))
     def holds(position: int, flip: int) -> None:
         file.write_bytes(content[:position] + bytes([content[position] ^ flip]) + content[position + 1 :])
-        with suppress(StagingError):  # a whole file is compared by verify only, so some changes may pass
-            list(reader.batches(Kind.STATE))
-        with pytest.raises(StagingError, match="checksum"):
-            reader.verify()
+        with pytest.raises(StagingError, match="damaged"):
+            rows(SnapshotReader(workspace, manifest.snapshot_id))
 
     holds()
