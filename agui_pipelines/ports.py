@@ -129,6 +129,10 @@ class Reader(Protocol):
         """Connect and return the server's name and version; raises `ConnectionFailedError`."""
         ...
 
+    def exists(self) -> bool:
+        """Whether there is anything to read from (a folder, tables), be it empty. Connects."""
+        ...
+
     def keys(self) -> Iterator[pa.RecordBatch]:
         """All keys (batches of `keyspace.CATALOGUE`), in any order, possibly with repetitions.
 

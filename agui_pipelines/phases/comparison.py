@@ -210,7 +210,7 @@ def compared(session: Session, snapshots: list[SnapshotReader], meter: Meter) ->
         catalogue = comparison.folder / "target.parquet"
         comparison.expect(snapshots)
         with session.target() as target, catalogue.open("wb") as sorted_keys:
-            write_catalogue(target.keys(), sorted_keys)
+            write_catalogue(target.keys() if target.exists() else (), sorted_keys)
         with catalogue.open("rb") as file:
             ranges = cut(file, session.migration.ranges)
         with session.digester(sum(key_range.keys for key_range in ranges)) as digester:

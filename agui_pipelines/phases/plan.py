@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agui_pipelines.errors import RefusedError, SamePlaceError, StagingError
+from agui_pipelines.errors import RefusedError, SamePlaceError, StagingError, StoreError
 from agui_pipelines.keyspace import KeyRange, Span, cut, write_catalogue
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases.session import Session
@@ -80,6 +80,7 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
     with session.source() as source, session.target() as target:
         source_server, target_server = source.ping(), target.ping()
         target.check()
+        _require_source(source)
         _refuse_same_place(source, target)
         if not fresh and (existing := _resumable(session, purpose)) and _of_these(existing, source, target):
             return existing
@@ -162,6 +163,15 @@ def _catalogue(session: Session, source: Reader, plan_id: str) -> tuple[int, Seq
         ranges = cut(file, session.migration.ranges)
     session.conclude(meter, plan_id)
     return sum(r.keys for r in ranges), ranges
+
+
+def _require_source(source: Reader) -> None:
+    if not source.exists():
+        raise StoreError(
+            f"There is no store to read from at {source.describe()}.",
+            why="Migrating nothing would look like a success.",
+            remedy="Look at the source's folder or schema in the migration file.",
+        )
 
 
 def _refuse_same_place(source: Reader, target: Store) -> None:

@@ -76,6 +76,9 @@ class FileStore:
             )
         return f"{platform.system()} file system"
 
+    def exists(self) -> bool:
+        return os.path.isdir(self._layout.base)
+
     def keys(self) -> Iterator[pa.RecordBatch]:
         """Weights are the sizes of the files; an id that has only versions or snapshots weighs 1."""
         self._need_base()

@@ -116,6 +116,11 @@ class PostgresStore:
 
     # Reading
 
+    def exists(self) -> bool:
+        """Whether the schema holds any of the tables."""
+        with self._connections.lent(Work.RECORD) as connection:
+            return bool(self._tables.existing(connection))
+
     def keys(self) -> Iterator[pa.RecordBatch]:
         for table in TABLES.values():
             columns = (
