@@ -6,18 +6,22 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agui_pipelines import spec
 from agui_pipelines.cli.home import dagster_home, open_instance
 from agui_pipelines.errors import MigrationError
 from agui_pipelines.progress import Listener
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +59,10 @@ def execute(
         tags = {
             "dagster/asset_partition_range_start": names[0],
             "dagster/asset_partition_range_end": names[-1],
-            "agui/migration": migration.name,
+            **_owner(migration.name),
         }
         with open_instance(dagster_home(migration.workspace_url)) as instance, _terminated_as_interrupted():
+            _conclude_dead_runs(instance, migration.name)
             try:
                 result = defs.resolve_job_def(job).execute_in_process(
                     instance=instance,
@@ -75,6 +80,30 @@ def execute(
                 # Dagster puts its own in place of our signal handlers while a step runs.
                 raise KeyboardInterrupt from None
         return Outcome(result.run_id)
+
+
+def _owner(name: str) -> dict[str, str]:
+    return {"agui/migration": name, "agui/host": platform.node(), "agui/process": str(os.getpid())}
+
+
+def _conclude_dead_runs(instance: DagsterInstance, name: str) -> None:
+    """Mark runs of this migration whose process was killed as failed; Dagster watches only runs that it launched itself."""
+    from dagster import DagsterRunStatus, RunsFilter
+
+    tags = {"agui/migration": name, "agui/host": platform.node()}
+    for dead in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED], tags=tags)):
+        if not _alive(int(dead.tags["agui/process"])):
+            instance.report_run_failed(dead, "The process that ran it was killed. Run the migration again to resume.")
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _with_ranges(migration: spec.Migration, ranges: int) -> spec.Migration:

@@ -34,7 +34,8 @@ REDIS_PROGRAMS: Final = ("valkey-server", "redis-server")
 @dataclass(frozen=True)
 class Installation:
     """The programs of one server. ``movable`` are the files and folders that work from anywhere, if they are copied
-    together and keep their places relative to each other; it is empty where that is not known to be so."""
+    together and keep their places relative to each other; it is empty where that is not known to be so.
+    """
 
     programs: dict[str, Path]
     movable: tuple[Path, ...] = ()

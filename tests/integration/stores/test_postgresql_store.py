@@ -727,6 +727,16 @@ def test_a_connection_that_is_cut_is_a_transient_error_and_the_next_call_connect
     CALLS[call](store)
 
 
+def test_all_connections_are_given_up_when_one_turns_out_to_be_cut(store, postgres_url):
+    fill(postgres_url, 2)
+    for name in store.list_states():  # which takes one connection, and what follows another
+        store.get_state(name)
+    cut_connections(postgres_url)
+    with pytest.raises(InterruptedConnectionError):
+        store.get_state("s1")
+    assert len(documents(store)) == 2
+
+
 def test_a_reading_that_is_cut_is_a_transient_error_and_no_end(store, postgres_url):
     fill(postgres_url, 50_000)
     reading = store.read(Kind.STATE, span(), no_reject)
