@@ -29,6 +29,7 @@ from agui_pipelines.records import Kind, Reject
 from agui_pipelines.staging import SnapshotReader
 from agui_pipelines.staging.flow import ahead
 
+INSERT_ROWS: Final = 20_000
 LIST_LIMIT: Final = 1000
 """Ids named in each list of a report; their full number stands beside it."""
 
@@ -81,7 +82,8 @@ class Comparison:
             config={"memory_limit": DUCKDB_MEMORY, "temp_directory": str(self.folder)},
         )
         self._lock = threading.Lock()
-        for table in ("expected", "actual"):
+        self._pending: dict[str, list[pa.RecordBatch]] = {"expected": [], "actual": []}
+        for table in self._pending:
             self._connection.register("shape", pa.Table.from_pylist([], _ROW))
             self._connection.execute(f"CREATE TABLE {table} AS SELECT * FROM shape")  # noqa: S608 - one of two names
             self._connection.unregister("shape")
@@ -98,12 +100,12 @@ class Comparison:
         for snapshot in snapshots:
             for kind in Kind:
                 for segment in snapshot.segments(kind):
-                    batches = snapshot.segment_batches(segment, _columns(kind))
-                    self._insert("expected", [_row(kind, batch) for batch in batches])
+                    for batch in snapshot.segment_batches(segment, _columns(kind)):
+                        self._add("expected", _row(kind, batch))
 
     def observe(self, kind: Kind, batch: pa.RecordBatch) -> None:
         """Take a digested batch as what the target holds."""
-        self._insert("actual", [_row(kind, batch)])
+        self._add("actual", _row(kind, batch))
 
     def result(self, kind: Kind) -> KindComparison:
         found = {status: self._names(kind, status) for status in ("missing", "corrupted", "extra")}
@@ -123,6 +125,9 @@ class Comparison:
     def join(self) -> None:
         """Join both sides, once everything has been expected and observed."""
         now = datetime.now(UTC)
+        with self._lock:
+            for table in self._pending:
+                self._insert(table)
         self._query(
             """
             CREATE TABLE joined AS
@@ -148,13 +153,20 @@ class Comparison:
         )
         return Names(tuple(f"{state_id}/{other}" if other else state_id for state_id, other in rows), count)
 
-    def _insert(self, table: str, batches: list[pa.RecordBatch]) -> None:
-        if not batches:
-            return
+    def _add(self, table: str, batch: pa.RecordBatch) -> None:
+        """Rows are gathered before they are inserted: an insert costs milliseconds, however few they are."""
         with self._lock:
-            self._connection.register("incoming", pa.Table.from_batches(batches, _ROW))
+            pending = self._pending[table]
+            pending.append(batch)
+            if sum(b.num_rows for b in pending) >= INSERT_ROWS:
+                self._insert(table)
+
+    def _insert(self, table: str) -> None:
+        if self._pending[table]:
+            self._connection.register("incoming", pa.Table.from_batches(self._pending[table], _ROW))
             self._connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608 - one of two names
             self._connection.unregister("incoming")
+            self._pending[table] = []
 
     def _query(self, sql: str, values: list[object]) -> list[tuple[Any, ...]]:
         with self._lock:
