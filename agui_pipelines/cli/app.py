@@ -171,8 +171,7 @@ def _exit_code(arguments: list[str]) -> int:
         error.show()
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        output.note("Interrupted. What was finished is kept; run the same command again to resume.")
-        return INTERRUPTED
+        result = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort: a defect of ours, told in one line
         _debug_traceback()
         defect = MigrationError(
@@ -184,6 +183,8 @@ def _exit_code(arguments: list[str]) -> int:
         if "--json" in arguments:
             output.print_failure(defect)
         return defect.exit_code
+    if result == INTERRUPTED:  # which is also what newer versions of typer return for a Ctrl-C
+        output.note("Interrupted. What was finished is kept; run the same command again to resume.")
     return result if isinstance(result, int) else 0
 
 

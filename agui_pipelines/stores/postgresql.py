@@ -17,7 +17,7 @@ import pyarrow as pa
 from psycopg import errors, sql
 
 from agui_pipelines.drivers.postgresql import Connection, Connections, Work
-from agui_pipelines.drivers.postgresql_binary import Form, decoded, messages
+from agui_pipelines.drivers.postgresql_binary import Form, decoded, received
 from agui_pipelines.drivers.postgresql_endpoint import Endpoint
 from agui_pipelines.errors import StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
@@ -281,7 +281,7 @@ def _copied(connection: Connection, query: sql.Composable, forms: Sequence[Form]
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
     try:
         with connection.cursor() as cursor, cursor.copy(statement) as copy:
-            for rows in messages(copy, BATCH_BYTES, max_rows):
+            for rows in received(copy, BATCH_BYTES, max_rows):
                 yield decoded(rows, forms)
     except ABSENT:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 
 import dagster as dg
 import psycopg
@@ -12,6 +13,7 @@ import yaml
 from agui_pipelines import spec
 from agui_pipelines.definitions import defs
 from agui_pipelines.errors import CollisionError, ConnectionFailedError, RejectLimitError, StagingError
+from agui_pipelines.expectations import runner
 
 RANGES = [f"{i:02}" for i in range(16)]
 RANGED = ["exported_snapshot", "staged_snapshot", "target_states"]
@@ -91,27 +93,49 @@ def test_two_ranges_alone_leave_the_others_and_cannot_be_proven(launcher, moved)
     assert description.endswith("Import them, then validate.")
 
 
-def test_a_critical_expectation_that_fails_stops_the_import(launcher, moved):
-    (launcher.folder / "shapes_one_id.py").write_text("def same(state_id, document):\n    return 'one', document\n")
-    colliding = launcher.but(transforms=[{"python": "shapes_one_id:same"}])
+@pytest.fixture
+def stricter_suite(monkeypatch, tmp_path):
+    """The shipped suite, edited as its users may: no id is to be longer than two characters."""
+    suite = json.loads(files("agui_pipelines.expectations").joinpath("suites", "staged.json").read_bytes())
+    shorter = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "id_length", "max_value": 2}}
+    suite["expectations"].append({**shorter, "severity": "critical"})
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "staged.json").write_text(json.dumps(suite))
+    monkeypatch.setattr(runner, "files", lambda _: tmp_path)
 
-    result = colliding.run(check=False)
+
+def test_a_critical_expectation_that_fails_stops_the_import(launcher, moved, legacy, stricter_suite):
+    legacy.delete(*[f"session:{i:03}" for i in range(3, 100)])
+
+    result = launcher.run(check=False)
 
     assert not result.success
     passed, severity, [row] = checked(result)
     assert (passed, severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert (row["expectation"], row["column"]) == ("expect_column_values_to_be_unique", "state_id")
-    assert row["unexpected"] == 100
-    assert "one" in row["ids"]
+    assert (row["expectation"], row["column"]) == ("expect_column_values_to_be_between", "id_length")
+    assert row["unexpected"] == 3
+    assert row["ids"] == "000, 001, 002"
+    assert materialized(result, "staged_snapshot")
     assert not materialized(result, "target_states")
     assert not materialized(result, "validation_report")
     assert moved() is None
 
 
-def test_an_import_alone_refuses_what_the_expectations_refused(launcher, moved):
+def test_ids_that_fall_together_fail_the_transform(launcher, moved):
+    (launcher.folder / "shapes_one_id.py").write_text("def same(state_id, document):\n    return 'one', document\n")
+    colliding = launcher.but(transforms=[{"python": "shapes_one_id:same"}])
+
+    with pytest.raises(dg.Failure, match="'one'") as failed:
+        colliding.run()
+
+    assert isinstance(failed.value.__cause__, CollisionError)
+    assert moved() is None
+
+
+def test_an_import_alone_refuses_what_the_transform_refused(launcher, moved):
     (launcher.folder / "shapes_another_id.py").write_text("def same(state_id, document):\n    return 'one', document\n")
     colliding = launcher.but(transforms=[{"python": "shapes_another_id:same"}])
-    colliding.run(check=False)
+    assert not colliding.run(check=False).success
 
     with pytest.raises(dg.Failure) as failed:
         colliding.launch(assets=["target_states"], check=True)

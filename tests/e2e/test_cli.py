@@ -8,9 +8,9 @@ import re
 import signal
 import stat
 import time
-from pathlib import Path
 
 import dagster as dg
+import psutil
 import psycopg
 import pytest
 import redis
@@ -20,10 +20,12 @@ from agui_pipelines import spec
 from agui_pipelines.cli.home import open_instance
 from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.embedded.workload import fill
+from agui_pipelines.expectations import runner
 from agui_pipelines.phases.session import Session
 
 PASSWORD = "c4n4ry-5f3e9b21"
 STATES = 400
+LARGE = 20_000
 NUMBERS = ["total_states", "migrated_states", "normalised_states"]
 LISTS = ["missing_states", "corrupted_states", "extra_states", "errors"]
 
@@ -254,6 +256,20 @@ def test_an_empty_id_is_rejected_by_name_like_any_other_reject(command, legacy, 
     assert "''" in refused.error
     assert allowed.code == 0, allowed.err
     assert len(documents()) == 30
+
+
+def test_a_failed_expectation_exits_3_and_names_the_ids(command, text, written, documents, monkeypatch, tmp_path):
+    suite = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "size", "max_value": 14}}
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "staged.json").write_text(json.dumps({"name": "staged", "expectations": [suite]}))
+    monkeypatch.setattr(runner, "files", lambda _: tmp_path)
+
+    said = command("run", written(text), "--json")
+
+    assert said.code == 3
+    assert "20 rows, '10', '11'" in said.error
+    assert said.json["failure"]["error"] == "RefusedError"
+    assert documents() is None
 
 
 @pytest.mark.parametrize("text_in_error", [r"a\[/]b", "[/red] [bold]", "[link=x]", "\\"])
@@ -623,28 +639,32 @@ def test_a_workspace_and_a_batch_size_may_be_given_beside_a_file(command, text, 
 # Interruptions
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_exits_130_and_is_resumed(start, command, legacy, text, written, documents, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["Ctrl-C", "term", "kill"])
+def test_a_run_that_is_stopped_leaves_nothing_running_and_is_resumed(start, command, legacy, text, written, number):
     file = written(text)
-    legacy.mset({f"session:{i:06}": json.dumps({"number": i, "text": "x" * 500}) for i in range(20_000)})
+    legacy.mset({f"session:{i:06}": json.dumps({"number": i, "text": "x" * 500}) for i in range(LARGE)})
     ledger = file.parent / ".agui" / "moved" / "ledger"
     process = start("run", file)
     deadline = time.monotonic() + 60
     while not list(ledger.glob("*-export-*.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(0.01)
 
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
 
-    assert process.returncode == 130, err
-    assert "run the same command again to resume" in err
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130, err
+        assert "run the same command again to resume" in err
     assert "Traceback" not in err + out
-    assert documents() is None
-    finished = {e.unit for e in Session.open(spec.load(file)).ledger.entries(phase="export")}
+    _, running = psutil.wait_procs(workers, timeout=10)
+    assert running == []
+    exported = {e.unit for e in Session.open(spec.load(file)).ledger.entries(phase="export")}
+    assert 0 < len(exported) < 16
     resumed = command("run", file, "--json")
     assert resumed.code == 0, resumed.err
-    assert resumed.json["migrated_states"] == 20_030
+    assert resumed.json["migrated_states"] == LARGE + 30
     again = [e.unit for e in Session.open(spec.load(file)).ledger.entries(phase="export")]
-    assert len(again) == 16
-    assert finished <= set(again)
-    assert Path(file).exists()
+    assert len(again) == len(set(again)) == 16

@@ -657,7 +657,7 @@ def test_progress_is_told_to_the_end_of_every_phase(legacy, move):
     validate(listening, made)
 
     assert told == {
-        "plan": (50, None),
+        "plan": (50, 50),
         "export": (50, 50),
         "transform": (50, 50),
         "import": (50, 50),

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
+import pytest
+
+from agui_pipelines import progress as progress_module
 from agui_pipelines.progress import Meter, Progress, silent
 
 NEVER = 1e12
@@ -32,6 +36,17 @@ def test_the_listener_is_not_told_again_within_the_interval_but_always_at_the_en
     assert told == []
     assert meter.finish() == told[0]
     assert [progress.done for progress in told] == [100]
+
+
+def test_the_listener_is_told_again_when_the_interval_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    told: list[int] = []
+    meter = Meter("export", lambda progress: told.append(progress.done), interval=10)
+    for now in (1000.0, 1000.0, 1005.0, 1009.9, 1010.0, 1011.0, 1030.0):
+        clock.now = now
+        meter.add(1)
+    assert told == [1, 5, 7]
 
 
 def test_counts_from_several_threads_add_up() -> None:

@@ -196,6 +196,24 @@ def test_an_error_of_the_writer_is_raised_to_the_caller(limit: int, at: int) -> 
     assert written == list(range(at))
 
 
+def test_the_caller_hears_of_an_error_of_the_writer_long_before_the_end() -> None:
+    put = 0
+
+    def consume(_: pa.RecordBatch) -> None:
+        raise OSError
+
+    def attempt() -> None:
+        nonlocal put
+        with Behind(consume, limit=1) as sink:
+            for made in batches(10_000):
+                sink.put(made)
+                put += 1
+
+    with pytest.raises(OSError):
+        attempt()
+    assert put <= 2
+
+
 def test_an_error_of_the_caller_passes_and_ends_the_thread_that_writes() -> None:
     error = ValueError("boom")
 
@@ -280,3 +298,20 @@ def test_a_discarded_queue_gives_nothing_any_more() -> None:
     queue.put(batch(1))
     queue.close(discard=True)
     assert queue.get() is None
+
+
+def test_what_was_taken_makes_room_again() -> None:
+    queue = _Queue(3 * BYTES)
+    passed: list[int] = []
+
+    def fill() -> None:
+        passed.extend(i for i in range(3) if queue.put(batch(i)))
+
+    fill()
+    assert [number(made) for made in (queue.get(), queue.get(), queue.get()) if made is not None] == [0, 1, 2]
+    thread = threading.Thread(target=fill)
+    thread.start()
+    thread.join(timeout=30)
+    queue.close(discard=True)  # ends a thread that still waits for room
+    thread.join()
+    assert passed == [0, 1, 2, 0, 1, 2]

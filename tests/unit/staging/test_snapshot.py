@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import gc
 import resource
+import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,16 @@ def test_only_the_columns_that_are_asked_for_are_read(workspace: Workspace) -> N
     assert piece.schema.names == ["state_id", "size"]
 
 
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads that take turns as often as they can, so that what is not guarded breaks."""
+    previous = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(previous)
+
+
+@pytest.mark.usefixtures("hasty_threads")
 def test_rejects_may_come_from_another_thread_than_the_records(workspace: Workspace) -> None:
     with writer(workspace) as out:
         threads = [threading.Thread(target=lambda: [out.reject(REJECTS[0]) for _ in range(50)]) for _ in range(4)]
