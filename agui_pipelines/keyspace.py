@@ -102,7 +102,7 @@ def write_catalogue(batches: Iterable[pa.RecordBatch], file: IO[bytes]) -> None:
 def cut(file: IO[bytes], count: int) -> list[KeyRange]:
     """Cut the catalogue in `file` into `count` ranges of as equal weight as its keys allow.
 
-    There are always exactly `count` ranges; with fewer keys than that, the last ones are empty.
+    There are always exactly `count` ranges; with few keys, or very uneven weights, some are empty.
     """
     catalogue = pq.ParquetFile(file)
     total = sum(pc.sum(batch.column(0)).as_py() or 0 for batch in catalogue.iter_batches(_ROWS, columns=["weight"]))

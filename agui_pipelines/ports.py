@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -39,7 +40,12 @@ class Place:
 
     def overlaps(self, other: Place) -> bool:
         """Whether something written to one of the places could be seen in the other."""
-        if (self.kind, self.server, self.container) != (other.kind, other.server, other.container):
+        if (self.kind, self.server) != (other.kind, other.server):
+            return False
+        if self.kind == "file":
+            ours, theirs = Path(self.container), Path(other.container)
+            return ours.is_relative_to(theirs) or theirs.is_relative_to(ours)
+        if self.container != other.container:
             return False
         return self.prefix.startswith(other.prefix) or other.prefix.startswith(self.prefix)
 

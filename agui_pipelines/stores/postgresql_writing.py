@@ -237,7 +237,7 @@ def _wire(table: Table, column: Column, batch: pa.RecordBatch) -> Any:
     try:
         return wire(column.form, values)
     except UnknownMomentError as error:
-        name = batch.column(TABLES[table.kind].columns[0].field)[error.row].as_py()
+        name = batch.column(table.columns[0].field)[error.row].as_py()
         raise UnstorableRecordError(
             f"The {column.field} of the {table.kind} '{name}' is {error.text!r}, which is not an RFC 3339 time.",
             why="The column holds moments and nothing else.",

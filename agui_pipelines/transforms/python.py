@@ -3,8 +3,8 @@
 It returns ``(state_id, document)``, or just the document to keep the id. The document is a dict with exact numbers:
 integers of any size, other numbers as `decimal.Decimal`. A state for which the function raises is rejected by name and the
 run goes on within ``limits.max_rejects``. The module is looked up in the folder of the migration file, then on the
-Python path; the operator who names it vouches for its code. Versions and snapshots pass unchanged but for their id: the
-function is called with each recorded document in the same way.
+Python path; the operator who names it vouches for its code. The documents that versions and snapshots
+recorded are passed through the function in the same way; their deltas are left as they are.
 """
 
 from __future__ import annotations

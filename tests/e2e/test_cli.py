@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import stat
+import subprocess
+import sys
 import time
+import tomllib
+from pathlib import Path
 
 import dagster as dg
 import psutil
@@ -23,6 +28,7 @@ from agui_pipelines.embedded.workload import fill
 from agui_pipelines.expectations import runner
 from agui_pipelines.phases.session import Session
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 PASSWORD = "c4n4ry-5f3e9b21"
 STATES = 400
 LARGE = 20_000
@@ -172,6 +178,17 @@ def test_a_result_for_people(command, text, written, documents):
     assert documents() == {f"{i:02}": {"number": i} for i in range(30)}
 
 
+@pytest.mark.parametrize("states", [0, 1, 5])
+def test_a_source_of_few_states_is_moved(command, legacy, text, written, documents, states):
+    legacy.delete(*[f"session:{i:02}" for i in range(states, 30)])
+
+    said = command("run", written(text), "--json")
+
+    assert said.code == 0, said.err
+    assert [said.json[key] for key in NUMBERS] == [states, states, 0]
+    assert documents() == {f"{i:02}": {"number": i} for i in range(states)}
+
+
 def test_a_dry_run_writes_nothing_to_the_target(command, text, written, documents):
     said = command("run", written(text), "--dry-run", "--json")
 
@@ -204,6 +221,35 @@ def test_the_file_of_the_environment_and_then_migration_yaml_are_the_default(com
     monkeypatch.delenv(spec.FILE_VARIABLE)
     monkeypatch.chdir(file.parent)
     assert command("status", "--json").json["migration"] == "moved"
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """What the wheel would put into site-packages, away from the checkout."""
+    settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    site = tmp_path / "site-packages"
+    for package in settings["packages"]:
+        shutil.copytree(CHECKOUT / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for source, place in settings.get("force-include", {}).items():
+        shutil.copyfile(CHECKOUT / source, site / place)
+    return site
+
+
+def test_an_installed_wheel_makes_its_dagster_home_in_the_workspace(installed, tmp_path):
+    code = "import sys; from agui_pipelines.cli.home import dagster_home; print(dagster_home(sys.argv[1]))"
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    said = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "workspace"],
+        env={**environment, "PYTHONPATH": str(installed)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.strip() == str(tmp_path / "workspace" / "dagster")
+    config = yaml.safe_load((tmp_path / "workspace" / "dagster" / "dagster.yaml").read_text())
+    assert config["telemetry"] == {"enabled": False}
 
 
 # Refusals
@@ -259,7 +305,7 @@ def test_an_empty_id_is_rejected_by_name_like_any_other_reject(command, legacy, 
 
 
 def test_a_failed_expectation_exits_3_and_names_the_ids(command, text, written, documents, monkeypatch, tmp_path):
-    suite = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "size", "max_value": 14}}
+    suite = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "size", "max_value": 13}}
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "staged.json").write_text(json.dumps({"name": "staged", "expectations": [suite]}))
     monkeypatch.setattr(runner, "files", lambda _: tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -120,28 +119,10 @@ class PostgresTarget:
         return dict(self.execute(f"SELECT state_id, data::text FROM {schema}.ag_states"))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class RedisTarget:
-    url: str
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"type": "redis", "connection_url": self.url}
-
-    def tables(self):
-        return set()
-
-    def documents(self) -> dict[str, str]:
-        c = redis.Redis.from_url(self.url)
-        p = b"ag-ui:state:state:"
-        return {k[len(p) :].decode(): c.get(k).decode() for k in c.scan_iter(p + b"*")}
-
-
 @pytest.fixture
-def target(request) -> PostgresTarget:
-    if os.environ.get("STORY") == "redis":
-        return RedisTarget(request.getfixturevalue("fresh_redis")())
-    return PostgresTarget(request.getfixturevalue("postgres_url"))
+def target(postgres_url: str) -> PostgresTarget:
+    """An empty PostgreSQL database."""
+    return PostgresTarget(postgres_url)
 
 
 @pytest.fixture
@@ -152,19 +133,20 @@ def legacy(fresh_redis: Callable[[], str]) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def move(legacy: redis.Redis, target: PostgresTarget, tmp_path: Path) -> Move:
+def migration(tmp_path: Path) -> Callable[..., Move]:
+    """Makes a migration between any two places."""
+    return lambda **text: Move({"name": "story", "ranges": RANGES, **text}, tmp_path)
+
+
+@pytest.fixture
+def move(migration: Callable[..., Move], legacy: redis.Redis, target: PostgresTarget) -> Move:
     """Moves ``session:*`` from the legacy system into the target, without the prefix."""
     place = legacy.connection_pool.connection_kwargs
     url = f"redis://{place['host']}:{place['port']}/{place['db']}"
-    return Move(
-        {
-            "name": "story",
-            "source": {"type": "redis_keys", "connection_url": url, "match": "session:*"},
-            "target": target.config,
-            "transforms": [{"strip_prefix": {"prefix": "session:"}}],
-            "ranges": RANGES,
-        },
-        tmp_path,
+    return migration(
+        source={"type": "redis_keys", "connection_url": url, "match": "session:*"},
+        target=target.config,
+        transforms=[{"strip_prefix": {"prefix": "session:"}}],
     )
 
 

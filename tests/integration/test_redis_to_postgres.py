@@ -22,11 +22,12 @@ from agui_pipelines.errors import (
 from agui_pipelines.phases.comparison import LIST_LIMIT
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
-from agui_pipelines.phases.plan import plan
+from agui_pipelines.phases.plan import current, plan
 from agui_pipelines.phases.transform import staged_ranges, transform
 from agui_pipelines.phases.validate import require_passed, validate
 
 DEEP = 200
+RANGES = 4
 OBJECTS = {
     "big integer": rb'{"n":123456789012345678901234567890,"m":-99999999999999999999,"k":18446744073709551616}',
     "long decimal": rb'{"n":0.1000000000000000055,"m":3.14159265358979323846264338327950288,"z":2.50}',
@@ -551,6 +552,16 @@ def test_an_empty_source_is_a_migration_of_nothing(move, target):
     assert "ag_states" in target.tables()
 
 
+def test_a_plan_is_the_same_when_it_is_read_back(legacy, move):
+    fill(legacy, sessions(RANGES - 2))
+    made = plan(move.session())
+
+    again = current(move.session())
+
+    assert again == made
+    assert [type(r.lower) for r in again.ranges] == [type(None), bytes, bytes, bytes]
+
+
 def test_a_single_state_is_moved(legacy, move, target):
     legacy.set("session:only", b'{"a":1}')
 
@@ -684,6 +695,27 @@ def test_a_relative_workspace_counts_from_the_migration_file(legacy, move, monke
 
     assert (move.workspace / "ledger").is_dir()
     assert list(Path(elsewhere).iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["my work [1] #2 100%", "ワーク", "a/deep/er/place"])
+def test_a_workspace_may_have_any_name(legacy, move, name):
+    fill(legacy, sessions(5))
+
+    assert move.but(workspace=name).run().validation.passed
+
+    assert (move.folder / name / "story" / "ledger").is_dir()
+
+
+def test_a_workspace_may_be_a_url(legacy, move, target):
+    fill(legacy, sessions(50))
+    remote = move.but(workspace=f"memory://{move.folder.name}")
+
+    first, second = remote.run(), remote.run()
+
+    assert first.validation.passed
+    assert second.imported.written.unchanged == 50
+    assert len(target.documents()) == 50
+    assert list(move.folder.iterdir()) == []
 
 
 def test_the_migrations_context_is_kept_in_the_ledger(legacy, move):

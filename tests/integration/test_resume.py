@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from agui_pipelines.errors import RejectLimitError, StagingError
+from agui_pipelines.errors import InterruptedConnectionError, RejectLimitError, StagingError
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import current, plan
@@ -262,6 +262,60 @@ def test_a_terminated_phase_stops_its_workers_and_resumes(move, target, expected
 
     assert outcome.plan.resumed
     assert outcome.validation.passed
+    assert moved(target) == expected
+
+
+def broken(move, phase, sever):
+    """A run during which something severs the connections as soon as a phase has begun; whether it ended with an error."""
+    severed = []
+
+    def listen(progress):
+        if progress.phase == phase and not severed:
+            severed.append(progress)
+            sever()
+
+    session = move.session()
+    listening = type(session)(session.migration, session.workspace, session.ledger, listen)
+    try:
+        made = plan(listening)
+        names = [r.name for r in made.ranges]
+        for work in (export, transform, import_):
+            work(listening, made, names)
+        validate(listening, made)
+    except InterruptedConnectionError as error:
+        assert error.transient
+        assert error.remedy
+        return True
+    finally:
+        assert severed
+    return False
+
+
+@pytest.mark.parametrize("phase", ["plan", "export"])
+def test_a_connection_to_the_source_that_breaks_costs_nothing_but_a_second_run(legacy, move, target, phase):
+    states = {f"{i:05}": {"number": i, "text": "x" * 2000} for i in range(8000)}
+    legacy.mset({f"session:{name}": json.dumps(document) for name, document in states.items()})
+    large = move.but(ranges=1)
+
+    if broken(large, phase, lambda: legacy.client_kill_filter(_type="normal", skipme=True)):
+        assert large.run().validation.passed
+
+    assert moved(target) == states
+
+
+@pytest.mark.parametrize("phase", ["import", "validate"])
+def test_a_connection_to_the_target_that_breaks_costs_nothing_but_a_second_run(move, target, expected, phase):
+    def sever():
+        target.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+    if broken(move, phase, sever):
+        outcome = move.run()
+        assert outcome.validation.passed
+        assert outcome.imported.written.total == STATES
+
     assert moved(target) == expected
 
 

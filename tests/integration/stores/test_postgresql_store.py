@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 import threading
 import time
@@ -227,14 +228,14 @@ raw_objects = st.lists(st.tuples(st.one_of(raw_strings, st.sampled_from(['"a"', 
 @pytest.fixture(scope="module")
 def shared_url(postgres_server: str) -> Iterator[str]:
     """One database for all examples of the property tests."""
-    execute(postgres_server, "CREATE DATABASE agui_test_properties")
-    yield urlunsplit(urlsplit(postgres_server)._replace(path="/agui_test_properties"))
-    execute(postgres_server, "DROP DATABASE agui_test_properties WITH (FORCE)")
+    name = f"agui_test_properties_{os.getpid()}"
+    execute(postgres_server, f"CREATE DATABASE {name}", f"ALTER DATABASE {name} SET synchronous_commit = off")
+    yield urlunsplit(urlsplit(postgres_server)._replace(path=f"/{name}"))
+    execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")
 def shared_store(shared_url: str) -> Iterator[PostgresStore]:
-    execute(shared_url, "ALTER DATABASE agui_test_properties SET synchronous_commit = off")
     store = PostgresStore(config(shared_url))
     store.prepare()
     yield store
@@ -385,6 +386,16 @@ def test_a_row_holds_the_spelling_that_was_written_last(store):
     assert store.write(Kind.STATE, states(("a", b'{"n":1}'))) == Written(unchanged=1)
     assert store.write(Kind.STATE, states(("a", b'{"n": 1.0}'))) == Written(updated=1)
     assert store.get_state("a") == b'{"n": 1.0}'
+
+
+@pytest.mark.parametrize("size", [3_000, 300_000])
+def test_a_document_that_is_stored_out_of_line_is_unchanged_when_it_is_written_again(store, size):
+    text = "".join(chr(0x4E00 + i * 7919 % 20_000) for i in range(size // 3))  # which hardly compresses
+    for document in (f'{{"t": "{text}"}}'.encode(), b'{"t": "' + b"x" * size + b'"}'):
+        name = str(len(document))
+        assert store.write(Kind.STATE, states((name, document))) == Written(inserted=1)
+        assert store.write(Kind.STATE, states((name, document))) == Written(unchanged=1)
+        assert store.write(Kind.STATE, states((name, document.replace(b"{", b'{"a": 1, ')))) == Written(updated=1)
 
 
 def test_a_batch_of_new_changed_and_unchanged_rows_is_counted_as_such(store):
