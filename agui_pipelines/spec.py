@@ -222,7 +222,7 @@ class Migration(Section):
     source: Annotated[SourceConfig, Discriminator("type"), BeforeValidator(_with_canonical_type)]
     target: Annotated[TargetConfig, Discriminator("type"), BeforeValidator(_with_canonical_type)]
     transforms: tuple[str | dict[str, Any], ...] = ()
-    batch_size: int = Field(1000, ge=1, le=100_000)
+    batch_size: int = Field(5000, ge=1, le=100_000)
     """Records per write to the target, where the target writes in batches of a fixed size."""
     ranges: int = Field(16, ge=1, le=MAX_RANGES)
     parallelism: int = Field(2, ge=1, le=64)

@@ -21,9 +21,9 @@ from compare import Bench
 
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
 from agui_pipelines.embedded.workload import fill
+from agui_pipelines.phases.plan import current
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.validate import require_passed, validate
-from agui_pipelines.phases.plan import current
 
 
 def measured(redis_url: str, postgres_url: str, states: int) -> None:

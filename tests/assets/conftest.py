@@ -46,9 +46,7 @@ class Launcher:
     def but(self, **changes: Any) -> Launcher:
         return replace(self, text={**self.text, **changes})
 
-    def run(
-        self, job: str = "migrate", *, check: bool = True, **options: bool
-    ) -> dg.ExecuteInProcessResult:
+    def run(self, job: str = "migrate", *, check: bool = True, **options: bool) -> dg.ExecuteInProcessResult:
         """Run a job over all key ranges as the command line does: with an engine object for its resource."""
         migration = spec.parse(self.text, folder=self.folder)
         return defs.resolve_job_def(job).execute_in_process(

@@ -43,8 +43,6 @@ def failure_of(result, asset):
     return failure.description, {k: v.value for k, v in failure.metadata.items()}
 
 
-
-
 def test_one_run_materializes_every_range_and_proves_the_result(launcher, moved):
     result = launcher.run()
 
@@ -121,26 +119,17 @@ def test_a_critical_expectation_that_fails_stops_the_import(launcher, moved, leg
     assert moved() is None
 
 
-def test_ids_that_fall_together_fail_the_transform(launcher, moved):
+def test_ids_that_fall_together_fail_the_transform_and_an_import_alone(launcher, moved):
     (launcher.folder / "shapes_one_id.py").write_text("def same(state_id, document):\n    return 'one', document\n")
     colliding = launcher.but(transforms=[{"python": "shapes_one_id:same"}])
 
     with pytest.raises(dg.Failure, match="'one'") as failed:
         colliding.run()
-
-    assert isinstance(failed.value.__cause__, CollisionError)
-    assert moved() is None
-
-
-def test_an_import_alone_refuses_what_the_transform_refused(launcher, moved):
-    (launcher.folder / "shapes_another_id.py").write_text("def same(state_id, document):\n    return 'one', document\n")
-    colliding = launcher.but(transforms=[{"python": "shapes_another_id:same"}])
-    assert not colliding.run(check=False).success
-
-    with pytest.raises(dg.Failure) as failed:
+    with pytest.raises(dg.Failure, match="'one'") as failed_alone:
         colliding.launch(assets=["target_states"], check=True)
 
     assert isinstance(failed.value.__cause__, CollisionError)
+    assert isinstance(failed_alone.value.__cause__, CollisionError)
     assert moved() is None
 
 
@@ -158,21 +147,7 @@ def test_an_expectation_that_only_warns_stops_nothing(launcher, legacy, moved):
     assert len(documents["large"]["text"]) == 11_000_000
 
 
-def test_a_refused_run_is_a_failure_that_says_what_to_do(launcher, legacy, moved):
-    legacy.rpush("session:list", "x")
-
-    result = launcher.run(check=False)
-
-    assert not result.success
-    description, metadata = failure_of(result, "target_states")
-    assert "'session:list'" in description
-    assert "limits.max_rejects" in description
-    assert metadata["error"] == "RejectLimitError"
-    assert "limits.max_rejects" in metadata["remedy"]
-    assert moved() is None
-
-
-def test_a_refusal_is_not_retried_and_the_engines_error_is_its_cause(launcher, legacy):
+def test_a_refused_run_is_a_failure_that_says_what_to_do_and_is_not_retried(launcher, legacy, moved):
     legacy.rpush("session:list", "x")
 
     with pytest.raises(dg.Failure) as failed:
@@ -181,6 +156,11 @@ def test_a_refusal_is_not_retried_and_the_engines_error_is_its_cause(launcher, l
     assert isinstance(failed.value.__cause__, RejectLimitError)
     assert failed.value.allow_retries is False
     assert failed.value.description == str(failed.value.__cause__)
+    assert "'session:list'" in failed.value.description
+    assert "limits.max_rejects" in failed.value.description
+    assert failed.value.metadata["error"].value == "RejectLimitError"
+    assert "limits.max_rejects" in str(failed.value.metadata["remedy"].value)
+    assert moved() is None
 
 
 def test_an_unreachable_server_fails_the_plan_and_nothing_else_runs(launcher, moved):
@@ -240,12 +220,6 @@ def test_an_interrupted_run_is_resumed_unless_it_is_to_start_afresh(launcher):
     [plan] = materialized(fresh, "migration_plan").values()
     assert not plan["resumed"]
     assert not any(metadata["resumed"] for metadata in materialized(fresh, "exported_snapshot").values())
-
-
-def test_the_launchpad_takes_the_name_of_a_file(launcher, moved):
-    assert launcher.launch().success
-
-    assert len(moved()) == 100
 
 
 def test_the_launchpad_takes_the_file_of_the_environment(launcher, moved, monkeypatch):

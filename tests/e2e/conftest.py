@@ -64,13 +64,15 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Begins `agui-migrate` in a process of its own."""
     begun: list[subprocess.Popen[str]] = []
 
-    def begin(*arguments: object, cwd: Path | str = "/", **environment: str) -> subprocess.Popen[str]:
+    def begin(
+        *arguments: object, cwd: Path | str = "/", stderr: int = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [COMMAND, *map(str, arguments)],
             cwd=cwd,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )

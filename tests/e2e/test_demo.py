@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
+import pty
 import re
 import signal
+import struct
+import termios
+import threading
 import time
 from pathlib import Path
 
@@ -43,12 +49,40 @@ def gone(servers, seconds):
     return not alive
 
 
-def test_the_demo_migrates_proves_and_stops_its_servers(start, command, tmp_path):
-    process = start("demo", "--states", STATES, "--workspace", tmp_path / "demo", cwd=tmp_path)
+@pytest.fixture
+def terminal():
+    """A terminal to print on, and what was printed there, once whoever printed has ended."""
+    controller, printer = pty.openpty()
+    fcntl.ioctl(printer, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    seen = bytearray()
+
+    def watch():
+        with contextlib.suppress(OSError):  # Linux's way to tell that the other side is closed
+            while data := os.read(controller, 65536):
+                seen.extend(data)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+
+    def printed():
+        with contextlib.suppress(OSError):
+            os.close(printer)
+        watcher.join(10)
+        return seen.decode()
+
+    yield printer, printed
+    printed()
+    os.close(controller)
+
+
+def test_the_demo_migrates_proves_and_stops_its_servers(start, command, tmp_path, terminal):
+    printer, printed = terminal
+    process = start("demo", "--states", STATES, "--workspace", "demo", cwd=tmp_path, stderr=printer, TERM="xterm")
     servers, scratch = servers_of(process)
 
-    out, err = process.communicate(timeout=170)
+    out, _ = process.communicate(timeout=170)
 
+    err = printed()
     assert process.returncode == 0, err
     assert re.search(rf"Migrated and proven equal +{STATES:,}\b", out)
     assert re.search(rf"of these normalised +{STATES // 100}\b", out)
@@ -56,6 +90,8 @@ def test_the_demo_migrates_proves_and_stops_its_servers(start, command, tmp_path
     assert f"{STATES // 40} records had an expiry" in out
     assert "agui-migrate ui" in out
     assert "Traceback" not in out + err
+    for phase in ("Plan", "Export", "Transform", "Expectations", "Import", "Validate"):
+        assert re.search(rf"{phase} +\S*━+.*{STATES:,} of {STATES:,} .*/s .* left", err), phase
     assert gone(servers, 10)
     assert len(scratch) == 2
     assert not [folder for folder in scratch if folder.exists()]

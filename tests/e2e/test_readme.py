@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agui_pipelines import spec
+from agui_pipelines import errors, spec
+from agui_pipelines.cli.app import INTERRUPTED
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
 
 
 def shown():
     """Every `agui-migrate` command that the README shows, in blocks and within sentences."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.S)
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
     lines = [part.strip() for block in blocks for line in block.splitlines() for part in line.split("&&")]
     inline = re.findall(r"`(agui-migrate [^`]*)`", README)
     return sorted({line.partition("#")[0].strip() for line in [*lines, *inline] if line.startswith("agui-migrate")})
@@ -46,7 +47,7 @@ def test_an_option_that_the_readme_names_exists(command, option):
 
 
 def test_the_migration_file_in_the_readme_is_one(monkeypatch):
-    [text] = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    [text] = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     monkeypatch.setenv("SOURCE_REDIS_URL", "redis://source:6379/0")
     monkeypatch.setenv("TARGET_DATABASE_URL", "postgresql://target/states")
 
@@ -58,7 +59,7 @@ def test_the_migration_file_in_the_readme_is_one(monkeypatch):
 
 
 def test_the_defaults_in_the_readme_are_those_of_the_code():
-    rows = dict(re.findall(r"^\| `([a-z_.]+)` \|[^|]*\| `?([^|`]+)`? \|$", README, flags=re.M))
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \|[^|]*\| `?([^|`]+)`? \|$", README, flags=re.MULTILINE))
     migration = spec.parse({"name": "x", "source": {"type": "redis_keys"}, "target": {"type": "file"}})
 
     assert migration.source.match == rows["source.match"].strip()
@@ -69,9 +70,8 @@ def test_the_defaults_in_the_readme_are_those_of_the_code():
 
 
 def test_the_exit_codes_in_the_readme_are_those_of_the_errors():
-    from agui_pipelines import errors
-    from agui_pipelines.cli.app import INTERRUPTED
-
-    codes = {int(code): meaning for code, meaning in re.findall(r"^\| (\d+) \| ([^|]+) \|$", README, flags=re.M)}
+    codes = {
+        int(code): meaning for code, meaning in re.findall(r"^\| (\d+) \| ([^|]+) \|$", README, flags=re.MULTILINE)
+    }
     used = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
     assert codes.keys() == {0, *used, INTERRUPTED}

@@ -73,7 +73,7 @@ AWKWARD_IDS = {
     "line\nhere": b'{"a":2}',
     "back\\slash\\N": b'{"a":3}',
     "\\.": b'{"a":4}',
-    'quote"\'s': b'{"a":5}',
+    "quote\"'s": b'{"a":5}',
     "ユーザー:😀": b'{"a":6}',
     " blank ": b'{"a":7}',
     "a:b:c/d,e": b'{"a":8}',
@@ -232,6 +232,16 @@ def test_an_id_that_is_nothing_but_the_prefix_is_rejected(legacy, move):
     assert move.rejects() == {b"session:": ("transform", "empty_id", b'{"a":1}')}
 
 
+def test_a_key_without_any_name_is_rejected(legacy, move):
+    legacy.mset({"": b'{"a":1}', "x": b'{"a":2}'})
+    everything = move.but(source={**move.text["source"], "match": "*"}, transforms=[])
+
+    with pytest.raises(RejectLimitError, match="''"):
+        everything.run()
+
+    assert everything.rejects()[b""][1:] == ("empty_id", b'{"a":1}')
+
+
 def test_ids_without_the_prefix_stay_as_they_are(legacy, move, target):
     legacy.mset({"session:x": b'{"a":1}', "user:session:y": b'{"a":2}', "session:session:z": b'{"a":3}'})
 
@@ -241,7 +251,9 @@ def test_ids_without_the_prefix_stay_as_they_are(legacy, move, target):
 
 
 def test_a_users_function_changes_ids_and_documents_without_losing_a_digit(legacy, move, target, exact):
-    fill(legacy, {"u1": rb'{"n":123456789012345678901234567890,"d":0.1000000000000000055,"t":1e-400}', "u2": b'{"n":1}'})
+    fill(
+        legacy, {"u1": rb'{"n":123456789012345678901234567890,"d":0.1000000000000000055,"t":1e-400}', "u2": b'{"n":1}'}
+    )
     (move.folder / "shapes_exact.py").write_text(
         "def upgrade(state_id, document):\n    return state_id.upper(), {**document, 'schema': 2, 'was': state_id}\n"
     )
@@ -320,7 +332,9 @@ def test_a_transform_that_does_not_exist_is_refused_before_anything_is_exported(
 
 def test_ids_that_fall_together_are_named_and_nothing_is_written(legacy, move, target):
     fill(legacy, {**sessions(50), "Ada": b'{"a":1}', "ada": b'{"a":2}', "ADA": b'{"a":3}', "Bob": b"{}", "bob": b"{}"})
-    (move.folder / "shapes_lower.py").write_text("def lower(state_id, document):\n    return state_id.lower(), document\n")
+    (move.folder / "shapes_lower.py").write_text(
+        "def lower(state_id, document):\n    return state_id.lower(), document\n"
+    )
 
     with pytest.raises(CollisionError) as refused:
         move.but(transforms=[*move.text["transforms"], {"python": "shapes_lower:lower"}]).run()
@@ -424,7 +438,9 @@ def test_validation_names_what_is_missing_corrupted_and_extra(legacy, move, targ
     assert states.corrupted.ids == ("0042",)
     assert states.extra.ids == ("somebody else's",)
     assert (states.total, states.migrated) == (100, 97)
-    with pytest.raises(ValidationFailedError, match=r"2 states missing \('0003', '0077'\).*1 state corrupted \('0042'\)"):
+    with pytest.raises(
+        ValidationFailedError, match=r"2 states missing \('0003', '0077'\).*1 state corrupted \('0042'\)"
+    ):
         require_passed(report)
 
 
