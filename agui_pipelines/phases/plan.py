@@ -195,6 +195,7 @@ def _outputs(made: Plan) -> dict[str, Any]:
 def _from_entry(entry: Entry, *, resumed: bool = False) -> Plan:
     values = dict(entry.outputs)
     values["ranges"] = tuple(
-        KeyRange(**{**r, **{b: r[b] and base64.b64decode(r[b]) for b in ("lower", "upper")}}) for r in values["ranges"]
+        KeyRange(**{**r, **{b: None if r[b] is None else base64.b64decode(r[b]) for b in ("lower", "upper")}})
+        for r in values["ranges"]
     )
     return Plan(**{**values, "created_at": entry.at, "resumed": resumed})

@@ -55,7 +55,7 @@ def load_refusal(file: Path) -> str:
 
 def test_a_minimal_migration_has_the_documented_defaults() -> None:
     found = migration()
-    assert (found.batch_size, found.ranges, found.limits.max_rejects, found.workspace) == (1000, 16, 0, ".agui")
+    assert (found.batch_size, found.ranges, found.limits.max_rejects, found.workspace) == (5000, 16, 0, ".agui")
     assert found.transforms == ()
     assert isinstance(found.source, RedisKeysConfig)
     assert found.source.match == "*"
