@@ -16,7 +16,7 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -167,4 +167,5 @@ def _serve(requests: IO[bytes], responses: IO[bytes]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that started us, which then ends us
-    _serve(sys.stdin.buffer, sys.stdout.buffer)
+    with suppress(OSError):  # the end of the input, even within a request, is how a worker is told to end
+        _serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import dagster as dg
@@ -34,6 +34,10 @@ class MigrationRun:
     dry_run: bool = False
     fresh: bool = False
     listener: Listener = silent
+
+    def cut_into(self, ranges: int) -> MigrationRun:
+        """The same, with as many key ranges as there are partitions, which are fixed when the code location is loaded."""
+        return replace(self, migration=self.migration.model_copy(update={"ranges": ranges}))
 
     @property
     def purpose(self) -> Purpose:

@@ -5,6 +5,7 @@ import dagster as dg
 from agui_pipelines.phases.plan import plan
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
+from assets.partitions import KEY_RANGES
 
 
 @dg.asset(group_name="prepare", kinds={"duckdb", "parquet"}, code_version="1", owners=["team:platform"])
@@ -15,6 +16,6 @@ def migration_plan(
 
     Both ends are connected to and checked first. An interrupted run's plan is taken up again unless `fresh` is set.
     """
-    with migration.session(context) as session:
+    with migration.cut_into(len(KEY_RANGES.get_partition_keys())).session(context) as session:
         made = plan(session, purpose=migration.purpose, fresh=migration.fresh)
         return dg.MaterializeResult(metadata=metadata.of_plan(made))

@@ -55,7 +55,7 @@ def execute(
         from assets.partitions import KEY_RANGES
 
         names = KEY_RANGES.get_partition_keys()
-        run = MigrationRun(_with_ranges(migration, len(names)), dry_run=dry_run, fresh=fresh, listener=listener)
+        run = MigrationRun(migration, dry_run=dry_run, fresh=fresh, listener=listener)
         tags = {
             "dagster/asset_partition_range_start": names[0],
             "dagster/asset_partition_range_end": names[-1],
@@ -104,11 +104,6 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _with_ranges(migration: spec.Migration, ranges: int) -> spec.Migration:
-    """Dagster's partitions decide how many ranges there are; flags without a file get the default number."""
-    return migration.model_copy(update={"ranges": ranges})
 
 
 @contextmanager

@@ -134,7 +134,11 @@ def _resumable(session: Session, purpose: Purpose) -> Plan | None:
     if entry is None or not is_open(session.ledger, entry.plan_id):
         return None
     found = _from_entry(entry, resumed=True)
-    same = found.fingerprint == session.migration.fingerprint and session.workspace.has(found.catalogue)
+    same = (
+        found.fingerprint == session.migration.fingerprint
+        and len(found.ranges) == session.migration.ranges
+        and session.workspace.has(found.catalogue)
+    )
     return found if same else None
 
 
