@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,10 +18,11 @@ import redis
 
 PREFIX: Final = "session:"
 _BATCH: Final = 1000
-_WORDS: Final = (
+_ENGLISH: Final = (
     *("plan", "search", "result", "invoice", "flight", "order", "weather", "agent", "tool", "summary", "context"),
-    *("customer", "ticket", "budget", "München", "naïve", "東京", "привет", "😀", "café"),
+    *("customer", "ticket", "budget", "please", "because", "tomorrow", "answer", "question", "project"),
 )
+_OTHER: Final = ("München", "naïve", "東京", "привет", "😀", "café", "señal", "größer", "ありがとう", "مرحبا")
 _TOOLS: Final = ("search", "calculator", "calendar", "code_interpreter", "retrieval")
 
 
@@ -71,10 +72,11 @@ def _value(rng: random.Random, number: int, text_bytes: int) -> str:
 
 def _session(rng: random.Random, number: int, text_bytes: int) -> dict[str, Any]:
     turns = max(1, text_bytes // 150)
+    words = _OTHER if number % 5 == 3 else _ENGLISH  # noqa: PLR2004 - one session in five is not held in English
     return {
         "session_id": f"{number:08d}",
-        "user": {"id": rng.randrange(2**63), "name": rng.choice(_WORDS), "tier": rng.choice(["free", "pro", None])},
-        "messages": [_message(rng, turn) for turn in range(turns)],
+        "user": {"id": rng.randrange(2**63), "name": rng.choice(words), "tier": rng.choice(["free", "pro", None])},
+        "messages": [_message(rng, turn, words) for turn in range(turns)],
         "settings": {
             "theme": "dark",
             "model": {"name": "large", "temperature": 0.7, "stop": []},
@@ -85,15 +87,13 @@ def _session(rng: random.Random, number: int, text_bytes: int) -> dict[str, Any]
     }
 
 
-def _message(rng: random.Random, turn: int) -> dict[str, Any]:
+def _message(rng: random.Random, turn: int, words: Sequence[str]) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant" if turn % 2 else "user",
-        "content": " ".join(rng.choices(_WORDS, k=12)),
+        "content": " ".join(rng.choices(words, k=12)),
     }
     if turn % 2:
-        message["tool_calls"] = [
-            {"name": rng.choice(_TOOLS), "arguments": {"query": rng.choice(_WORDS), "limit": turn}}
-        ]
+        message["tool_calls"] = [{"name": rng.choice(_TOOLS), "arguments": {"query": rng.choice(words), "limit": turn}}]
     return message
 
 

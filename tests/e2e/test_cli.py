@@ -316,6 +316,21 @@ def test_a_failed_expectation_exits_3_and_names_the_ids(command, text, written, 
     assert documents() is None
 
 
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [("import sys\ndef f(state_id, document):\n    sys.exit(0)\n", 3), ("import sys\nsys.exit(0)\n", 2)],
+    ids=["the function", "the module"],
+)
+def test_a_users_code_that_exits_is_no_success(command, text, written, tmp_path, source, code):
+    (tmp_path / "shapes_leaving.py").write_text(source)
+
+    said = command("run", written({**text, "transforms": [{"python": "shapes_leaving:f"}]}))
+
+    assert said.code == code
+    assert "shapes_leaving:f" in said.error
+    assert "SystemExit" in said.error
+
+
 def test_whatever_a_users_function_says_is_printed_as_it_is(command, text, written, tmp_path):
     words = r"a\[/]b [/red] [bold] [link=x] \ end"
     source = f"def fail(state_id, document):\n    raise ValueError({words!r})\n"
@@ -425,6 +440,14 @@ def test_an_unreadable_migration_file_is_told_in_a_sentence(command, tmp_path, v
     assert (said.code, said.out) == (2, "")
     assert re.search(sentence, said.error)
     assert PASSWORD not in said.err
+
+
+def test_a_file_name_that_is_not_text_is_told(agui_migrate):
+    said = agui_migrate("run", "no-text-\udcff.yaml")
+
+    assert said.code == 2
+    assert "no-text-" in said.error
+    assert "does not exist" in said.error
 
 
 def test_a_folder_is_no_migration_file(command, tmp_path):

@@ -286,6 +286,20 @@ def test_a_state_for_which_the_users_function_raises_is_rejected_with_its_bytes(
     assert target.documents() == {"session:good": '{"a": 2}'}
 
 
+def test_a_failure_may_say_anything(legacy, move):
+    fill(legacy, {"x": rb'{"a":"\ud800\u0000 [/red] \u2028"}'})
+    (move.folder / "shapes_saying.py").write_text(
+        "def fail(state_id, document):\n    raise ValueError(document['a'])\n"
+    )
+    failing = move.but(transforms=[{"python": "shapes_saying:fail"}])
+
+    with pytest.raises(RejectLimitError, match=r"ValueError: .*ud800") as refused:
+        failing.run()
+
+    str(refused.value).encode()
+    assert failing.rejects().keys() == {b"session:x"}
+
+
 def test_a_mended_function_is_run_again_for_what_was_staged_with_the_old_one(legacy, move, target):
     fill(legacy, {"good": b'{"a":1}', "bad": b'{"b":2}'})
     module = move.folder / "shapes_mended.py"

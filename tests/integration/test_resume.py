@@ -13,9 +13,11 @@ import time
 import pytest
 
 from agui_pipelines.errors import InterruptedConnectionError, RejectLimitError, StagingError
+from agui_pipelines.ledger import Ledger
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import current, plan
+from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.phases.validate import validate
 
@@ -445,6 +447,20 @@ def test_a_plan_of_another_target_is_not_resumed(move, target, expected, fresh_p
 
     assert outcome.validation.passed
     assert moved(other) == expected
+
+
+def test_a_plan_with_another_number_of_ranges_is_not_resumed(move, target, expected):
+    """The number comes from Dagster's partitions, and so may differ although the file is the same."""
+    move.stage()
+    session = move.session()
+    fewer = Session(
+        session.migration.model_copy(update={"ranges": RANGES - 2}), session.workspace, Ledger(session.workspace)
+    )
+
+    made = plan(fewer)
+
+    assert not made.resumed
+    assert len(made.ranges) == RANGES - 2
 
 
 def test_a_lost_catalogue_makes_a_new_plan(move, target, expected):
