@@ -13,7 +13,7 @@ Two forms of a batch are used:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -236,3 +236,18 @@ def sliced(batch: pa.RecordBatch, max_bytes: int, *, column: str = "data") -> It
             start, total = i, 0
         total += length
     yield batch.slice(start)
+
+
+def gathered(batches: Iterable[pa.RecordBatch], rows: int, max_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Put small batches together until they hold `rows` rows or `max_bytes`; larger ones pass as they are."""
+    pending: list[pa.RecordBatch] = []
+    count = size = 0
+    for batch in batches:
+        if pending and (count + batch.num_rows > rows or size + batch.nbytes > max_bytes):
+            yield pa.concat_batches(pending)
+            pending, count, size = [], 0, 0
+        pending.append(batch)
+        count += batch.num_rows
+        size += batch.nbytes
+    if pending:
+        yield pa.concat_batches(pending)

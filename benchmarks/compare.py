@@ -37,12 +37,12 @@ import redis
 from agui_pipelines import spec
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
 from agui_pipelines.embedded.workload import PREFIX, fill
-from agui_pipelines.phases.export import digested_or_rejected, export
+from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected, export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import transform
-from agui_pipelines.records import Kind
+from agui_pipelines.records import Kind, gathered
 from agui_pipelines.staging.flow import ahead
 
 FLOORS = {"handwritten": 8.0, "dlt": 6.0, "unstaged": 0.65}
@@ -102,12 +102,13 @@ class Bench:
 
         def move(name: str) -> None:
             with session.source() as source, session.target() as store, made.span(session.workspace, name) as span:
-                for batch in ahead(source.read(Kind.STATE, span, print)):
-                    for usable in digested_or_rejected(Kind.STATE, batch, print, source):
+                for batch in ahead(gathered(source.read(Kind.STATE, span, print), GATHER_ROWS, GATHER_BYTES)):
+                    for usable in digested_or_rejected(Kind.STATE, batch, print, source, digester):
                         for start in range(0, usable.num_rows, session.migration.batch_size):
                             store.write(Kind.STATE, usable.slice(start, session.migration.batch_size))
 
-        session.in_parallel(move, [r.name for r in made.ranges])
+        with session.digester(made.keys) as digester:
+            session.in_parallel(move, [r.name for r in made.ranges])
 
     def handwritten(self, target: str, folder: Path) -> None:  # noqa: ARG002 - every contender is called alike
         source = redis.Redis.from_url(self.redis_url)

@@ -5,6 +5,7 @@ Exit codes: 0 done and proven, 1 failed, 2 bad usage or configuration, 3 refused
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -155,6 +156,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--debug" in arguments:  # accepted before and after the command
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding, or none, can say
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_exit_code(arguments))
 
 
@@ -172,7 +176,7 @@ def _exit_code(arguments: list[str]) -> int:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last resort: a defect of ours, told in one line
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the last resort: a defect of ours, told in one line
         _debug_traceback()
         defect = MigrationError(
             f"Unexpected {type(error).__name__}: {str(error).strip() or 'no message'}.",

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from agui_pipelines.canonical import Trait
 from agui_pipelines.keyspace import DUCKDB_MEMORY, KeyRange, Span, cut, write_catalogue
-from agui_pipelines.phases.export import digested_or_rejected
+from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
 from agui_pipelines.phases.session import Session
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import Kind, Reject
+from agui_pipelines.records import Kind, Reject, gathered
 from agui_pipelines.staging import SnapshotReader
 from agui_pipelines.staging.flow import ahead
 
@@ -212,7 +212,7 @@ def compared(session: Session, snapshots: list[SnapshotReader], meter: Meter) ->
         with session.target() as target, catalogue.open("rb") as file:
             span = Span(key_range, pq.ParquetFile(file))
             for kind in target.kinds:
-                for batch in ahead(target.read(kind, span, unreadable.add)):
+                for batch in ahead(gathered(target.read(kind, span, unreadable.add), GATHER_ROWS, GATHER_BYTES)):
                     session.require_going()
                     for usable in digested_or_rejected(kind, batch, unreadable.add, digester=digester):
                         comparison.observe(kind, usable)

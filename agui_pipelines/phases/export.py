@@ -16,11 +16,14 @@ from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import OnReject, Reader, Store
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import Digester, Kind, Reject, digested, id_columns
+from agui_pipelines.records import Digester, Kind, Reject, digested, gathered, id_columns
 from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter
 from agui_pipelines.staging.flow import Behind, ahead
 
 PHASE: Final = "export"
+GATHER_ROWS: Final = 4_000
+GATHER_BYTES: Final = 8 * 1024 * 1024
+"""A source reads in batches of a few hundred; handing those from thread to thread would cost more than their digests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ def _export_range(session: Session, plan: Plan, meter: Meter, digester: Digester
         states = 0
         for kind in source.kinds:
             with Behind(partial(writer.write, kind)) as sink:
-                for batch in ahead(source.read(kind, span, writer.reject)):
+                for batch in ahead(gathered(source.read(kind, span, writer.reject), GATHER_ROWS, GATHER_BYTES)):
                     session.require_going()
                     for usable in digested_or_rejected(kind, batch, writer.reject, source, digester):
                         sink.put(usable)

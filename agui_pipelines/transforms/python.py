@@ -47,8 +47,8 @@ class PythonFunction:
                 new_id, new_document = self._call(state_id, document)
             except TransformError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever a user's function raises is about this record
-                detail = f"The transform {self._name} raised {type(error).__name__}: {error}"
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's function raises is about this record
+                detail = f"The transform {self._name} raised {_told(error)}"
                 key = "/".join(batch.column(c)[row].as_py() for c in id_columns(kind))
                 on_reject(Reject(kind, key.encode(), document, "transform", "transform_failed", detail))
                 continue
@@ -75,6 +75,11 @@ class PythonFunction:
         return new_id, documents.dumps(value)
 
 
+def _told(error: BaseException) -> str:
+    """An error's kind and text; what a user's function says may hold what no encoding can."""
+    return f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode()
+
+
 def build(options: Any, folder: Path) -> PythonFunction:
     if not isinstance(options, str) or not _NAME.fullmatch(options):
         raise SpecError("The transform 'python' needs a function: python: \"module:function\".")
@@ -97,8 +102,8 @@ def load_function(name: str, folder: Path) -> tuple[Function, str]:
             f"The transform '{name}' cannot be loaded: there is no module '{error.name}'.",
             remedy=f"It is looked for in {folder} and on the Python path.",
         ) from error
-    except Exception as error:
-        raise SpecError(f"The transform '{name}' cannot be loaded: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise SpecError(f"The transform '{name}' cannot be loaded: {_told(error)}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise SpecError(f"The transform '{name}' cannot be loaded: {module_name} has no function '{attribute}'.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from itertools import product
 
 import pytest
@@ -84,11 +85,18 @@ def content(store):
         state_id: (
             parsed(store.get_state(state_id)),
             [
-                (v.version_id, v.timestamp, parsed(v.data), parsed(v.delta), parsed(v.metadata), v.parent_id)
+                (
+                    v.version_id,
+                    datetime.fromisoformat(v.timestamp),
+                    parsed(v.data),
+                    parsed(v.delta),
+                    parsed(v.metadata),
+                    v.parent_id,
+                )
                 for v in store.get_version_history(state_id)
             ],
             [
-                (s.snapshot_id, s.timestamp, parsed(s.data), s.version_id, parsed(s.metadata))
+                (s.snapshot_id, datetime.fromisoformat(s.timestamp), parsed(s.data), s.version_id, parsed(s.metadata))
                 for s in store.list_snapshots(state_id)
             ],
         )

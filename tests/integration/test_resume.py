@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from agui_pipelines.errors import InterruptedConnectionError, RejectLimitError, StagingError
+from agui_pipelines.errors import ConnectionFailedError, RejectLimitError, StagingError
 from agui_pipelines.ledger import Ledger
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
@@ -284,7 +284,7 @@ def broken(move, phase, sever):
         for work in (export, transform, import_):
             work(listening, made, names)
         validate(listening, made)
-    except InterruptedConnectionError:
+    except ConnectionFailedError:
         return bool(severed)
     return False
 
