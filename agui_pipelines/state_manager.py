@@ -64,7 +64,7 @@ class StateManager:
             version = Version(
                 version_id=secrets.token_hex(16),
                 state_id=state_id,
-                timestamp=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+                timestamp=_now(),
                 data=new,
                 delta=delta,
                 metadata=documents.dumps(dict(context.metadata)) if context.metadata else None,
@@ -94,6 +94,13 @@ class StateManager:
             raise UsageError(
                 f"There is no context '{context_id}'.", remedy="Open one with create_context() first."
             ) from None
+
+
+def _now() -> str:
+    """RFC 3339 in UTC, trailing zeros trimmed, as Go writes it."""
+    whole, _, fraction = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}".partition(".")
+    fraction = fraction.rstrip("0")
+    return f"{whole}.{fraction}Z" if fraction else f"{whole}Z"
 
 
 def _patch(before: bytes, after: bytes) -> list[dict[str, Any]]:
