@@ -32,8 +32,8 @@ def demonstrate(*, states: int, workspace: Path, hold: bool, json: bool) -> None
         if hold:
             _hold(redis_server.url, postgres_server.url)
     if not json:
-        output.stdout.print(f"File     {file}", soft_wrap=True)
-        output.stdout.print(f"Status   agui-migrate status {file}", soft_wrap=True)
+        output.say(f"File     {file}")
+        output.say(f"Status   agui-migrate status {file}")
 
 
 def _fill(url: str, states: int) -> int:
@@ -61,6 +61,6 @@ def _write_migration(workspace: Path) -> Path:
 
 
 def _hold(redis_url: str, postgres_url: str) -> None:
-    output.stdout.print(f"\nStill running, until Ctrl-C:\n  {redis_url}\n  {postgres_url}")
+    output.say(f"\nStill running, until Ctrl-C:\n  {redis_url}\n  {postgres_url}")
     sys.stdout.flush()
     signal.sigwait({signal.SIGINT, signal.SIGTERM})

@@ -94,18 +94,18 @@ def print_result(migration: spec.Migration, session: Session, values: dict[str, 
             )
     output.rows(f"Migration {migration.name}", found)
     for name, count in values["losses"].items():
-        output.stdout.print(f"  Note: {count:,} records {_LOSSES.get(name, name)}.")
+        output.say(f"  Note: {count:,} records {_LOSSES.get(name, name)}.")
     if values["errors_count"]:
-        output.stdout.print(
+        output.say(
             f"  Note: the target holds {values['errors_count']:,} unreadable records: {named(values['errors'])}."
         )
     for name, phase in values.get("phases", {}).items():
-        output.stdout.print(
+        output.say(
             f"  {output.PHASES.get(name, name):<13}{phase['seconds']:>8.1f} s {phase['records_per_second']:>10,}/s"
         )
     report = session.workspace.path(f"reports/{values['plan_id']}-validation.json")
-    output.stdout.print(f"\nReport   {report}", soft_wrap=True)
-    output.stdout.print("Runs     agui-migrate ui", soft_wrap=True)
+    output.say(f"\nReport   {report}")
+    output.say("Runs     agui-migrate ui")
 
 
 def _print_preview(values: dict[str, Any]) -> None:
@@ -119,4 +119,4 @@ def _print_preview(values: dict[str, Any]) -> None:
         },
     )
     for name, count in values["losses"].items():
-        output.stdout.print(f"  Note: {count:,} records {_LOSSES.get(name, name)}.")
+        output.say(f"  Note: {count:,} records {_LOSSES.get(name, name)}.")

@@ -142,6 +142,11 @@ def note(text: str) -> None:
     stderr.print(text, soft_wrap=True)
 
 
+def say(text: str) -> None:
+    """A line of a result, on standard output, never folded."""
+    stdout.print(text, soft_wrap=True)
+
+
 def rows(title: str, values: Mapping[str, object]) -> None:
     """A small two-column table on standard output."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
