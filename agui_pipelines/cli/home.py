@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from importlib.resources import files
@@ -37,7 +38,11 @@ def open_instance(home: Path) -> DagsterInstance:
     from dagster._core.instance.ref import InstanceRef  # noqa: PLC0415 - the only way to give overrides
 
     os.environ["DAGSTER_HOME"] = str(home)
-    return DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_absolute(home)))
+    with (home / ".agui-migrate.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two first runs at once would both create the tables of Dagster's SQLite
+        instance = DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_absolute(home)))
+        instance.get_runs_count()
+        return instance
 
 
 def _absolute(home: Path) -> dict[str, Any]:
