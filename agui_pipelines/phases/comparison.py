@@ -221,10 +221,13 @@ def compared(session: Session, snapshots: list[SnapshotReader], meter: Meter) ->
     with Comparison() as comparison:
         catalogue = comparison.folder / "target.parquet"
         comparison.expect(snapshots)
-        with session.target() as target, catalogue.open("wb") as sorted_keys:
-            write_catalogue(target.keys() if target.exists() else (), sorted_keys)
-        with catalogue.open("rb") as file:
-            ranges = cut(file, session.migration.ranges)
+        ranges: list[KeyRange] = []
+        with session.target() as target:
+            if target.exists():
+                with catalogue.open("wb") as sorted_keys:
+                    write_catalogue(target.keys(), sorted_keys)
+                with catalogue.open("rb") as file:
+                    ranges = cut(file, session.migration.ranges)
         with session.digester(sum(key_range.keys for key_range in ranges)) as digester:
             session.in_parallel(read, ranges)
         comparison.join()

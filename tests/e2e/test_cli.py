@@ -31,7 +31,7 @@ from agui_pipelines.phases.session import Session
 CHECKOUT = Path(__file__).resolve().parents[2]
 PASSWORD = "c4n4ry-5f3e9b21"
 STATES = 400
-LARGE = 20_000
+LARGE = 12_000
 NUMBERS = ["total_states", "migrated_states", "normalised_states"]
 LISTS = ["missing_states", "corrupted_states", "extra_states", "errors"]
 

@@ -246,9 +246,10 @@ def test_a_setting_that_the_server_refuses_is_told_with_the_end_of_its_log(
 def test_a_server_that_does_not_answer_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "READY_SECONDS", 0.0)
     monkeypatch.setattr("agui_pipelines.embedded.redis._refusal", lambda _server: "not yet")
+    before = psutil.Process().children()  # other tests' servers run throughout
     with pytest.raises(EmbeddedServerError, match="could not be used within 0 seconds: not yet"):
         EmbeddedRedis().start()
-    assert not psutil.Process().children()
+    assert psutil.Process().children() == before
 
 
 @nameless
