@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,9 @@ QUIET: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITIC
 def dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A Dagster home with the project's configuration, for whatever looks at the environment."""
     home = tmp_path_factory.mktemp("dagster-home")
-    shutil.copyfile(CHECKOUT / "dagster.yaml", home / "dagster.yaml")
+    config = (CHECKOUT / "dagster.yaml").read_text("utf-8")
+    # Relative folders would count from wherever `dg` is started, which is the checkout.
+    (home / "dagster.yaml").write_text(config.replace("base_dir: ", f"base_dir: {home}/"), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(home))
         patch.delenv(spec.FILE_VARIABLE, raising=False)
