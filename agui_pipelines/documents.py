@@ -38,11 +38,10 @@ def dumps(value: Any) -> bytes:
         return orjson.dumps(value, default=_decimal)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    except (
-        orjson.JSONEncodeError
-    ) as error:  # integers over 64 bits, lone surrogates, many levels: the slower writer can
+    except orjson.JSONEncodeError as error:
         if isinstance(error, _NotJsonError):
             raise
+        # Integers over 64 bits, lone surrogates, many levels: the slower writer can.
         text: str = simplejson.dumps(value, use_decimal=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
         return text.encode("ascii")
 

@@ -38,6 +38,7 @@ def open_instance(home: Path) -> DagsterInstance:
     from dagster._core.instance.ref import InstanceRef  # noqa: PLC0415 - the only way to give overrides
 
     os.environ["DAGSTER_HOME"] = str(home)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)  # DAGSTER_HOME may name a folder that nobody has made yet
     with (home / ".agui-migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two first runs at once would both create the tables of Dagster's SQLite
         instance = DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_absolute(home)))

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, Final, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from xxhash import xxh3_128
 
@@ -98,7 +99,7 @@ class _OpenSegment:
         self._pending_bytes += batch.nbytes
         self.records += batch.num_rows
         if "size" in self._schema.names:
-            self.document_bytes += sum(batch.column("size").to_pylist())
+            self.document_bytes += pc.sum(batch.column("size")).as_py() or 0
         if self._pending_rows >= ROW_GROUP_RECORDS or self._pending_bytes >= ROW_GROUP_BYTES:
             self._write_row_group()
 
