@@ -2,16 +2,13 @@
 
 Digesting a document holds the interpreter's lock, and takes longer than reading it and writing it to Parquet together. A
 `DigestPool` therefore sends columns to a few worker processes, through pipes, as the buffers that Arrow holds; a worker is
-this module run as a script, which loads no Arrow and so starts in a tenth of a second. It ends when its input does, so it
-cannot outlive the process that started it.
+this module run as a script (`processes`), which loads no Arrow and so starts in a tenth of a second.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 import queue
-import signal
 import struct
 import subprocess
 import sys
@@ -19,12 +16,12 @@ from array import array
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from itertools import pairwise
-from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Final, NamedTuple, Self
 
 from xxhash import xxh3_128_digest
 
+from agui_pipelines import processes
 from agui_pipelines.canonical import digest
 from agui_pipelines.errors import StagingError
 
@@ -106,14 +103,8 @@ class DigestPool:
         return column
 
     def _start(self) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join(str(Path(entry or ".").absolute()) for entry in sys.path)
-        worker = subprocess.Popen(  # noqa: S603 - this very module
-            [sys.executable, "-P", "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        self._stack.callback(_end, worker)
+        worker = processes.start(__name__)
+        self._stack.callback(processes.end, worker)
         return worker
 
 
@@ -131,18 +122,6 @@ def _ask(worker: subprocess.Popen[bytes], values: pa.BinaryArray) -> DigestColum
         worker.stdin.write(memoryview(data)[first:last])
     worker.stdin.flush()
     return DigestColumn(*(_read(worker.stdout, rows * width) for width in (WIDTH, WIDTH, WIDTH, 1)))
-
-
-def _end(worker: subprocess.Popen[bytes]) -> None:
-    """Close the worker's input, which ends it; one that is in the middle of something is not waited for."""
-    worker.kill()
-    for pipe in (worker.stdin, worker.stdout):
-        if pipe is not None:
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                continue
-    worker.wait()
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:
@@ -168,6 +147,6 @@ def _serve(requests: IO[bytes], responses: IO[bytes]) -> None:
 
 if __name__ == "__main__":
     gc.disable()  # parsed documents hold no cycles, and are dropped one by one
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that started us, which then ends us
+    processes.ignore_interrupts()
     with suppress(OSError):  # the end of the input, even within a request, is how a worker is told to end
         _serve(sys.stdin.buffer, sys.stdout.buffer)

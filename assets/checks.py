@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from agui_pipelines.expectations import SuiteReport
+from agui_pipelines.expectations.runner import SuiteReport
 from agui_pipelines.phases.expect import expect_staged
 from agui_pipelines.resources import MigrationRun
 from assets.transform import staged_snapshot

@@ -13,15 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agui_pipelines import spec
 from agui_pipelines.cli.home import dagster_home, open_instance
 from agui_pipelines.errors import MigrationError
+from agui_pipelines.expectations import worker
 from agui_pipelines.progress import Listener
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
+
+_WITH_SUITES: Final = frozenset({"migrate", "dry_run"})
+"""Jobs that run expectation suites."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ def execute(
     """Run a job over all key ranges. Raises the phase's own `MigrationError`, or KeyboardInterrupt."""
     if file:
         os.environ[spec.FILE_VARIABLE] = file  # the partitions are those of this file
+    if job in _WITH_SUITES:
+        worker.warm()
     with _quiet(debug=debug):
         import dagster as dg
         from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError

@@ -1,6 +1,7 @@
 """Runs one suite on one frame and gives back plain values.
 
-Great Expectations is imported here only, and only when a suite is run: the import costs seconds. Its analytics are off.
+Great Expectations is imported here only, and only when a suite is run: the import costs seconds and much memory, which is
+why phases run suites by way of `worker`. Its analytics are off.
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ def run_suite(name: str, frame: pd.DataFrame, *, path: Path | None = None) -> Su
         raise SpecError(f"The expectation suite {path or name} is not one: {error}.") from error
     results = _validate(suite, frame)
     return SuiteReport(name, len(frame), tuple(_expectation(r) for r in results["results"]))
+
+
+def warm() -> None:
+    """Do now what the first suite would have to wait for."""
+    _great_expectations()
 
 
 def _great_expectations() -> Any:

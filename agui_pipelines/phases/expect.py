@@ -9,7 +9,9 @@ from typing import Final
 import pandas as pd
 
 from agui_pipelines.errors import RefusedError, named
-from agui_pipelines.expectations import SuiteReport, run_suite, state_frame
+from agui_pipelines.expectations.frames import state_frame
+from agui_pipelines.expectations.runner import SuiteReport
+from agui_pipelines.expectations.worker import run_suite_apart
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
@@ -28,7 +30,7 @@ def expect_staged(session: Session, plan: Plan) -> tuple[SuiteReport, ...]:
     meter = session.meter(PHASE, total=sum(s.manifest.summary(Kind.STATE).records for s in snapshots.values()))
     reports = []
     for frame in _frames(list(snapshots.values())):
-        reports.append(run_suite("staged", frame))
+        reports.append(run_suite_apart("staged", frame))
         meter.add(len(frame))
         session.heartbeat()
     session.conclude(meter, plan.plan_id)

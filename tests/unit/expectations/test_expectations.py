@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from agui_pipelines.errors import SpecError
-from agui_pipelines.expectations import SuiteReport, run_suite, state_frame
-from agui_pipelines.expectations.runner import ID_LIMIT
+from agui_pipelines.expectations.frames import state_frame
+from agui_pipelines.expectations.runner import ID_LIMIT, SuiteReport, run_suite
 from agui_pipelines.records import SCHEMAS, Kind, digested
 from agui_pipelines.staging import SnapshotReader, SnapshotWriter, Workspace
 

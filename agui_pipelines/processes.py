@@ -1,0 +1,39 @@
+"""Worker processes of our own: a module run as a script, spoken to through its standard input and output.
+
+Such a worker ends when its input does, so it cannot outlive the process that started it, however that one ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+
+def start(module: str) -> subprocess.Popen[bytes]:
+    """Run a module in a new interpreter that finds the same packages. Raises `OSError` if no process can be started."""
+    path = os.pathsep.join(str(Path(entry or ".").absolute()) for entry in sys.path)
+    return subprocess.Popen(  # noqa: S603 - a module of ours
+        [sys.executable, "-P", "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def end(worker: subprocess.Popen[bytes]) -> None:
+    """End a worker and wait until it is gone; one that is in the middle of something is not waited for."""
+    worker.kill()
+    for pipe in (worker.stdin, worker.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()
+    worker.wait()
+
+
+def ignore_interrupts() -> None:
+    """Called by a worker: a Ctrl-C is for the process that started it, which then ends the worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
