@@ -216,6 +216,7 @@ class _Scanner:
         self.traits = Trait.NONE
         self.respelled = False
         self._spelled = spelled
+        self._escapes = False
         self._decoder = json.JSONDecoder(
             parse_int=self._number,
             parse_float=self._number,
@@ -224,9 +225,12 @@ class _Scanner:
         )
 
     def parse(self, text: str) -> Any:
+        self._escapes = "\\u" in text
         return self._decoder.decode(text)
 
     def _number(self, token: str) -> _Number:
+        if token.isdigit() and len(token) <= _PLAIN_DIGITS:
+            return _Number(token)  # an integer without a sign is canonical as it is; this is most numbers there are
         canonical = canonical_number(token)
         if canonical != token:
             self.respelled = True
@@ -240,8 +244,9 @@ class _Scanner:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) != len(pairs):
-            # The values that give way to a later one are refused by jsonb all the same.
-            self.traits |= Trait.DUPLICATE_KEYS | _string_traits(pairs)
+            self.traits |= Trait.DUPLICATE_KEYS
+            if self._escapes:  # jsonb refuses U+0000 even in a value that gives way to a later one
+                self.traits |= _string_traits(pairs)
         return value
 
 
