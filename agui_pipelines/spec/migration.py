@@ -1,0 +1,166 @@
+"""The migration file: one YAML (or JSON) that describes a migration.
+
+``${NAME}`` references to environment variables are resolved in memory only. What is stored, printed and fingerprinted is
+the text with the references in it, with passwords that somebody wrote out literally struck from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, get_args
+
+from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, ValidationError
+
+from agui_pipelines.errors import SpecError
+from agui_pipelines.keyspace import MAX_RANGES
+from agui_pipelines.spec.section import FLAT_DIALECT, Section, unknown_key
+from agui_pipelines.spec.sources import SourceConfig
+from agui_pipelines.spec.stores import TargetConfig
+from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, resolved, struck
+
+DEFAULT_FILE: Final = "migration.yaml"
+DEFAULT_WORKSPACE: Final = ".agui"
+
+ALIASES: Final = {"postgres": "postgresql"}
+
+TYPES: Final = frozenset(
+    literal for config in get_args(SourceConfig) for literal in get_args(config.model_fields["type"].annotation)
+)
+"""What ``type`` can be, of a source or a target."""
+
+
+def _with_canonical_type(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    flat = sorted(FLAT_DIALECT.intersection(map(str, value)))
+    if flat and "type" not in value:
+        raise ValueError(unknown_key(flat[0], set()))
+    kind = value.get("type")
+    return {**value, "type": ALIASES[kind]} if isinstance(kind, str) and kind in ALIASES else value
+
+
+class Limits(Section):
+    """What a migration may cost before it is stopped."""
+
+    max_rejects: int = Field(0, ge=0)
+    """Records that may be rejected, over all ranges, before the import is refused."""
+
+
+class Migration(Section):
+    """A migration file with its references resolved; lives in memory only."""
+
+    DIRECTORY_KEYS: ClassVar = ("workspace",)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    source: Annotated[SourceConfig, Discriminator("type"), BeforeValidator(_with_canonical_type)]
+    target: Annotated[TargetConfig, Discriminator("type"), BeforeValidator(_with_canonical_type)]
+    transforms: tuple[str | dict[str, Any], ...] = ()
+    batch_size: int = Field(5000, ge=1, le=100_000)
+    """Records per write to the target, where the target writes in batches of a fixed size."""
+    ranges: int = Field(16, ge=1, le=MAX_RANGES)
+    parallelism: int = Field(2, ge=1, le=64)
+    """Ranges that are imported at the same time; each takes a connection of its own."""
+    limits: Limits = Limits()
+    workspace: str = Field(DEFAULT_WORKSPACE, repr=False)
+
+    _text: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _folder: Path = Path()
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The file as it was written, references unresolved, literal passwords struck out: safe to store and to print."""
+        return self._text
+
+    @property
+    def folder(self) -> Path:
+        """Where the file lies; user modules named by it are found there."""
+        return self._folder
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies what decides the result of a migration (not, say, its parallelism), 16 hex digits."""
+        decisive = {k: v for k, v in self.text.items() if k not in ("batch_size", "parallelism", "limits", "workspace")}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @property
+    def workspace_url(self) -> str:
+        """The workspace as a URL or an absolute path; a relative path counts from the folder of the file."""
+        return _located(self.workspace, self.folder)
+
+
+def load(path: str | Path | None = None) -> Migration:
+    """Read a migration file (see `default_file`).
+
+    Raises `SpecError` with one sentence that names the file and the key.
+    """
+    file = default_file(path)
+    return parse(read_mapping(file, what="migration file"), folder=file.resolve().parent, origin=str(file))
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What can be told of a migration without its secrets: enough to find its ledger."""
+
+    name: str
+    workspace_url: str
+    file: Path
+
+
+def outline(path: str | Path | None = None) -> Outline:
+    """Read a migration file as `load` does, but resolve nothing except the place of its workspace."""
+    file = default_file(path)
+    text = read_mapping(file, what="migration file")
+    name, workspace = text.get("name"), text.get("workspace", DEFAULT_WORKSPACE)
+    if not isinstance(name, str) or not isinstance(workspace, str):
+        raise SpecError(f"{file}: 'name' and 'workspace' must be text.")
+    url = resolved(workspace, str(file), ("workspace",))
+    return Outline(name, _located(url, file.resolve().parent), file.resolve())
+
+
+def default_file(path: str | Path | None = None) -> Path:
+    """`path`, else ``AGUI_MIGRATION``, else ``migration.yaml`` in the current folder."""
+    return Path(path or os.environ.get(FILE_VARIABLE) or DEFAULT_FILE).expanduser()
+
+
+def _located(workspace: str, folder: Path) -> str:
+    """A relative workspace counts from the folder of the migration file."""
+    return workspace if "://" in workspace else str(folder / workspace)
+
+
+def parse(text: Mapping[str, Any], *, folder: Path | None = None, origin: str = "migration") -> Migration:
+    """Validate an already loaded migration. `folder` is what relative paths count from (default: the current one)."""
+    try:
+        values = resolved(dict(text), origin, ())
+    except RecursionError:
+        raise SpecError(f"{origin} refers to itself.") from None
+    try:
+        migration = Migration.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(f"{origin}: {_first_problem(error)}.", remedy="Nothing was done.") from None
+    object.__setattr__(migration, "_text", struck(dict(text)))
+    object.__setattr__(migration, "_folder", (folder or Path.cwd()).resolve())
+    return migration
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"] if str(part) not in TYPES)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "union_tag_invalid":
+        known = ", ".join(sorted({*str(first["ctx"]["expected_tags"]).replace("'", "").split(", "), "postgres"}))
+        message = f"unknown type '{first['ctx']['tag']}'; known types: {known}"
+    elif first["type"] == "union_tag_not_found":
+        message = "the key 'type' is missing"
+    elif first["type"] == "missing":
+        message = "this key is required, and missing"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where + ': ' if where else ''}{message}{more}"
+
+
+_TAGS: Final = frozenset({"redis", "postgresql", "file", "redis_keys"})
