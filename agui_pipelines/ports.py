@@ -156,6 +156,33 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Scanner(Protocol):
+    """A source that can only be read from one end to the other: a file, a query's result, a user's own reader.
+
+    It is read once, when the plan is made, and what it yields is spooled to the workspace, sorted by id; the phases then
+    read the spool as they read any `Reader`. Ids that it yields twice are rejected by name.
+    """
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of record that can be read here."""
+        ...
+
+    def place(self) -> Place: ...
+    def describe(self) -> str:
+        """Where this is, for people: never holds a secret. Does not connect."""
+        ...
+
+    def ping(self) -> str: ...
+    def exists(self) -> bool: ...
+    def scan(self, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
+        """Bare batches of all records, in any order. What cannot become a record goes to `on_reject`."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Transaction(Protocol):
     """Single-record writes that become visible together, when the `with` block ends without an error."""
 

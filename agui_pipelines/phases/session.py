@@ -16,7 +16,7 @@ from agui_pipelines.ports import Reader, Store
 from agui_pipelines.progress import Listener, Meter, Progress, silent
 from agui_pipelines.records import Digester
 from agui_pipelines.sources import open_source
-from agui_pipelines.spec import Migration, RedisKeysConfig
+from agui_pipelines.spec import ForeignConfig, Migration
 from agui_pipelines.staging import Workspace
 from agui_pipelines.stores import open_store
 
@@ -53,10 +53,8 @@ class Session:
     @contextmanager
     def source(self) -> Iterator[Reader]:
         """The source, on a connection of its own."""
-        config = self.migration.source
-        reader = (
-            open_source(config) if isinstance(config, RedisKeysConfig) else open_store(config, self.migration.folder)
-        )
+        config, folder = self.migration.source, self.migration.folder
+        reader = open_source(config, folder) if isinstance(config, ForeignConfig) else open_store(config, folder)
         with closing(reader):
             yield reader
 

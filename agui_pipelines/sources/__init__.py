@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
 from agui_pipelines.ports import Reader
-from agui_pipelines.spec import RedisKeysConfig
+from agui_pipelines.spec import ForeignConfig
+
+_MODULES: Final = {
+    "redis_keys": "redis_keys",
+}
+"""The module of each ``type``; it is imported when it is needed, as its driver may not be installed."""
 
 
-def open_source(config: RedisKeysConfig) -> Reader:
-    """The reader for a foreign source; connects on first use."""
-    from agui_pipelines.sources.redis_keys import RedisKeysSource  # noqa: PLC0415 - drivers are loaded when needed
+def open_source(config: ForeignConfig, folder: Path) -> Reader:
+    """What reads a foreign source; connects on first use. `folder` is where relative paths count from.
 
-    return RedisKeysSource(config)
+    Every module of this package has ``open_(config, folder)``.
+    """
+    module = import_module(f"{__name__}.{_MODULES[config.type]}")
+    source: Reader = module.open_(config, folder)
+    return source

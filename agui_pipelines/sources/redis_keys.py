@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -110,3 +111,7 @@ class RedisKeysSource:
         except UnicodeDecodeError:
             return None
         return b'{"value":%b,"type":"string"}' % orjson.dumps(text)
+
+
+def open_(config: RedisKeysConfig, folder: Path) -> RedisKeysSource:  # noqa: ARG001 - every source is opened alike
+    return RedisKeysSource(config)
