@@ -16,6 +16,7 @@
     ├── RefusedError               a check says no: nothing was written                          (exit 3)
     │   ├── RejectLimitError       more records were rejected than the migration allows
     │   ├── CollisionError         two source records want the same target id
+    │   ├── LossError              the target has no place for something that carries meaning
     │   └── SamePlaceError         source and target are one place: a wrong configuration        (exit 2)
     ├── ValidationFailedError      the target is not what was exported                           (exit 1)
     ├── StoppedError               a worker gave up because another one failed                   (never shown)
@@ -104,6 +105,10 @@ class RefusedError(MigrationError):
 
 class RejectLimitError(RefusedError):
     """More records were rejected than ``limits.max_rejects`` allows."""
+
+
+class LossError(RefusedError):
+    """The target has no place for something that carries meaning, and the migration file does not accept its loss."""
 
 
 class CollisionError(RefusedError):

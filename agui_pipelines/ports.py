@@ -215,8 +215,11 @@ class Store(Reader, Protocol):
         """
         ...
 
-    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:
-        """How many rows of a batch carry a property that this store has no place for, by property (``expiry`` …)."""
+    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
+        """Which rows of a batch carry a property that this store has no place for, by property (see `losses`).
+
+        Only properties that some row loses are named. What only a digested batch tells is left out for a bare one.
+        """
         ...
 
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:

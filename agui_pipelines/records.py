@@ -220,7 +220,7 @@ def instant(timestamp: str) -> str:
         moment = datetime.fromisoformat(whole + (offset if offset not in ("Z", "z") else "+00:00")).astimezone(UTC)
     except (ValueError, OverflowError):
         return timestamp
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{(fraction or '')[:6]:0<6}Z"
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}.{(fraction or '')[:6]:0<6}Z"
 
 
 def sliced(batch: pa.RecordBatch, max_bytes: int, *, column: str = "data") -> Iterator[pa.RecordBatch]:

@@ -29,6 +29,7 @@ def of_plan(plan: Plan) -> Metadata:
         "target": f"{plan.target} ({plan.target_server})",
         "migration_context": plan.context_id,
         "key_ranges": _table(rows),
+        "route": _table([{"property": name, "verdict": verdict} for name, verdict in plan.route.items()]),
     }
 
 
@@ -77,6 +78,7 @@ def of_validation(report: ValidationReport) -> Metadata:
         **report.figures,
         "seconds": values["seconds"],
         "records_per_second": values["records_per_second"],
+        "loss_ledger": _losses(report.loss_ledger),
         "report": dg.MetadataValue.json(values),
     }
 
@@ -85,6 +87,7 @@ def of_preview(report: PreviewReport) -> Metadata:
     return {
         "plan_id": report.plan_id,
         "seconds": round(report.seconds, 3),
+        "loss_ledger": _losses(report.loss_ledger),
         "preview": dg.MetadataValue.json(report.to_dict()),
     }
 
@@ -98,6 +101,11 @@ def _snapshot_row(report: RangeReport) -> dict[str, Any]:
         "rejects": report.rejects,
         "resumed": report.resumed,
     }
+
+
+def _losses(ledger: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
+    shown = ("property", "carries", "verdict", "present", "kept", "encoded", "lost")
+    return _table([{**{k: row[k] for k in shown}, "examples": ", ".join(row["examples"])} for row in ledger])
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:

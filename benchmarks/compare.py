@@ -206,6 +206,7 @@ def migration_text(source: str, target: str) -> dict[str, object]:
         "name": "bench",
         "source": {"type": "redis_keys", "connection_url": source, "match": f"{PREFIX}*"},
         "target": {"type": "postgresql", "connection_url": target},
+        "accept_losses": ["expiry", "duplicate_keys"],
         "workspace": "workspace",
     }
 

@@ -71,6 +71,13 @@ def run(
     match: Annotated[str | None, typer.Option(help="Keys to move, as a Redis glob (redis_keys only).")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Records per write to the target.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Folder or URL for snapshots, ledger and reports.")] = None,
+    accept_losses: Annotated[
+        str | None, typer.Option(help="Properties that may be lost on this route, such as expiry,duplicate_keys.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Properties that the documents carry where the target has no place: timestamps,expiry."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read, transform and check everything; write nothing.")
     ] = False,
@@ -86,7 +93,7 @@ def run(
     """
     from agui_pipelines.cli.migrate import migrate  # noqa: PLC0415 - the engine takes a second to load
 
-    given = Flags(source, target, source_config, target_config, match, batch_size, workspace)
+    given = Flags(source, target, source_config, target_config, match, batch_size, workspace, accept_losses, keep)
     if save is not None:
         flag_files.write(flag_files.mapping(given), save)
         output.note(f"Wrote {save}. Run it with: agui-migrate run {save}")

@@ -52,6 +52,7 @@ def _write_migration(workspace: Path) -> Path:
         "source": {"type": "redis_keys", "connection_url": f"${{{SOURCE}}}", "match": f"{PREFIX}*"},
         "target": {"type": "postgresql", "connection_url": f"${{{TARGET}}}"},
         "transforms": [{"strip_prefix": {"prefix": PREFIX}}],
+        "accept_losses": ["expiry", "duplicate_keys"],
         "workspace": "workspace",
     }
     workspace.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -25,6 +25,8 @@ class Flags:
     match: str | None
     batch_size: int | None
     workspace: str | None
+    accept_losses: str | None = None
+    keep: str | None = None
 
     @property
     def given(self) -> bool:
@@ -43,8 +45,17 @@ def mapping(flags: Flags) -> dict[str, Any]:
 
 def overrides(flags: Flags) -> dict[str, Any]:
     """Flags that also change a migration read from a file."""
-    values = {"batch_size": flags.batch_size, "workspace": flags.workspace}
+    values = {
+        "batch_size": flags.batch_size,
+        "workspace": flags.workspace,
+        "accept_losses": _list(flags.accept_losses),
+        "keep": _list(flags.keep),
+    }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _list(words: str | None) -> list[str] | None:
+    return None if words is None else [word.strip() for word in words.split(",") if word.strip()]
 
 
 def write(text: dict[str, Any], file: Path) -> None:

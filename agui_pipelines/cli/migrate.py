@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import Any
 
 from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.cli.runs import execute
 from agui_pipelines.errors import MigrationError, RefusedError, named
 from agui_pipelines.ledger import Entry
+from agui_pipelines.losses import FORM, MEANING
 from agui_pipelines.phases.session import Session
-
-_LOSSES: Final = {
-    "expiry": "had an expiry, for which the target has no place: they stay until somebody deletes them",
-    "timestamps": "had creation or update times, for which the target has no place",
-    "duplicate_keys": "named a key twice; the target keeps the last, as every reader would",
-    "sub_microseconds": "had times finer than a microsecond, which is what the target keeps",
-    "time_offset": "had times with an offset; the target keeps the moment in UTC",
-}
 
 
 def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh: bool, json: bool) -> None:
@@ -93,8 +86,7 @@ def print_result(migration: spec.Migration, session: Session, values: dict[str, 
                 f"{values[noun][f'migrated_{noun}']:,} of {values[noun][f'total_{noun}']:,} proven equal"
             )
     output.rows(f"Migration {migration.name}", found)
-    for name, count in values["losses"].items():
-        output.say(f"  Note: {count:,} records {_LOSSES.get(name, name)}.")
+    _print_losses(values["loss_ledger"])
     if values["errors_count"]:
         output.say(
             f"  Note: the target holds {values['errors_count']:,} unreadable records: {named(values['errors'])}."
@@ -118,5 +110,17 @@ def _print_preview(values: dict[str, Any]) -> None:
             "not touch other states": values["untouched"]["state"],
         },
     )
-    for name, count in values["losses"].items():
-        output.say(f"  Note: {count:,} records {_LOSSES.get(name, name)}.")
+    _print_losses(values["loss_ledger"])
+
+
+def _print_losses(ledger: list[dict[str, Any]]) -> None:
+    """What this route keeps of each property that the source has; nothing if it has none worth telling."""
+    found = [row for row in ledger if row["carries"] == "meaning" or (row["lost"] and row["property"] != "layout")]
+    if not found:
+        return
+    output.say("\nWhat this route keeps")
+    for row in found:
+        counts = ", ".join(f"{row[word]:,} {word}" for word in ("kept", "encoded", "lost") if row[word])
+        what = {**MEANING, **FORM}[row["property"]]
+        told = f"{row['property']} ({what})" if row["lost"] else row["property"]
+        output.say(f"  {told}: {counts}")

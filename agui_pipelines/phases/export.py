@@ -9,6 +9,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from agui_pipelines import losses
 from agui_pipelines.canonical import UNUSABLE, Trait
 from agui_pipelines.digests import digest_values
 from agui_pipelines.ledger import Entry
@@ -118,7 +119,7 @@ def range_report(manifest: Manifest) -> RangeReport:
         bytes=manifest.document_bytes,
         rejects=manifest.rejects,
         vanished=manifest.vanished,
-        losses=manifest.losses,
+        losses=losses.lost(manifest.fates),
     )
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from agui_pipelines import losses
 from agui_pipelines.errors import RefusedError, SamePlaceError, StagingError, StoreError
 from agui_pipelines.keyspace import KeyRange, Span, cut, write_catalogue
 from agui_pipelines.ledger import Entry, Ledger
@@ -46,6 +47,8 @@ class Plan:
     """The migration's context in the sense of `StateManager.create_context`."""
     keys: int
     ranges: tuple[KeyRange, ...]
+    route: dict[str, str] = field(default_factory=dict)
+    """What becomes of each property that a record may have on this route; see `losses.route`."""
     created_at: str = ""
     resumed: bool = False
 
@@ -99,6 +102,7 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
             context_id=context_id,
             keys=keys,
             ranges=tuple(ranges),
+            route=_route(session, target),
         )
     return _from_entry(session.ledger.record(Entry(PHASE, plan_id, outputs=_outputs(made))))
 
@@ -167,6 +171,11 @@ def _catalogue(session: Session, source: Reader, plan_id: str) -> tuple[int, Seq
         ranges = cut(file, session.migration.ranges)
     session.conclude(meter, plan_id)
     return sum(r.keys for r in ranges), ranges
+
+
+def _route(session: Session, target: Store) -> dict[str, str]:
+    verdicts = losses.route(target.losses, session.migration.keep)
+    return verdicts | ({"history": "lost"} if session.migration.history_limit else {})
 
 
 def _require_source(source: Reader) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from agui_pipelines import losses
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import Names, compared
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import require_importable, staged_ranges
-from agui_pipelines.phases.validate import added
 from agui_pipelines.records import Kind
 
 PHASE: Final = "preview"
@@ -27,6 +27,7 @@ class PreviewReport:
     unchanged: dict[str, int]
     untouched: dict[str, int]
     losses: dict[str, int]
+    loss_ledger: list[dict[str, Any]]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -34,7 +35,7 @@ class PreviewReport:
             "dry_run": True,
             **{
                 name: getattr(self, name)
-                for name in ("plan_id", "insert", "overwrite", "unchanged", "untouched", "losses")
+                for name in ("plan_id", "insert", "overwrite", "unchanged", "untouched", "losses", "loss_ledger")
             },
             "overwritten_states": list(self.overwritten_states.ids),
             "overwritten_states_count": self.overwritten_states.count,
@@ -45,13 +46,14 @@ class PreviewReport:
 def preview(session: Session, plan: Plan) -> PreviewReport:
     """Compare what was staged with the target as it is, and close the plan.
 
-    Raises what an import would raise before its first write: `RejectLimitError`, `CollisionError`.
+    Raises what an import would raise before its first write: `RejectLimitError`, `LossError`, `CollisionError`.
     """
     snapshots = staged_ranges(session, plan)
     require_importable(session, snapshots.values())
     meter = session.meter(PHASE)
     with compared(session, list(snapshots.values()), meter) as (comparison, _):
         kinds = {str(kind): comparison.result(kind) for kind in Kind}
+    fates = losses.together(s.manifest.fates for s in snapshots.values())
     report = PreviewReport(
         plan_id=plan.plan_id,
         insert={name: k.missing.count + k.expired for name, k in kinds.items()},
@@ -59,7 +61,8 @@ def preview(session: Session, plan: Plan) -> PreviewReport:
         overwritten_states=kinds[Kind.STATE].corrupted,
         unchanged={name: k.migrated for name, k in kinds.items()},
         untouched={name: k.extra.count for name, k in kinds.items()},
-        losses=added(s.manifest.losses for s in snapshots.values()),
+        losses=losses.lost(fates),
+        loss_ledger=losses.table(fates, session.migration.accept_losses),
         seconds=session.conclude(meter, plan.plan_id).seconds,
     )
     session.ledger.record(Entry(PHASE, plan.plan_id, outputs={"public": report.to_dict()}))

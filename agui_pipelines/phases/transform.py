@@ -1,7 +1,8 @@
 """Transform: turn exported snapshots into staged ones, and set aside what the target cannot hold.
 
 Where the chain changes nothing, a staged snapshot references the exported segments; only a segment that holds a record
-which the target refuses is written again, without it.
+which the target refuses, or which is to carry what the target has no place for, is written again. What becomes of every
+property on this route is counted on the way (see `losses`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agui_pipelines.errors import CollisionError, RejectLimitError, StagingError, named
+from agui_pipelines import losses
+from agui_pipelines.errors import CollisionError, LossError, RejectLimitError, StagingError, named
 from agui_pipelines.keyspace import sorted_on_disk
+from agui_pipelines.losses import Fates
 from agui_pipelines.phases.export import SnapshotReport, digested_or_rejected, exported, in_ranges
+from agui_pipelines.phases.history import History, newest_only
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import OnReject, Refusal, Store
@@ -25,6 +29,7 @@ from agui_pipelines.progress import Meter
 from agui_pipelines.records import DIGEST_FIELDS, DIGESTED, SCHEMAS, Digester, Kind, Reject, id_columns
 from agui_pipelines.staging import Manifest, Segment, SnapshotReader, SnapshotWriter
 from agui_pipelines.transforms import Chain, chain
+from agui_pipelines.transforms.kept import carried, restored
 
 PHASE: Final = "transform"
 
@@ -52,7 +57,7 @@ def transform(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRe
             PHASE,
             meter,
             work=lambda name: stager.stage(sources[name]),
-            basis=lambda name: f"{sources[name].manifest.snapshot_id} | {steps.fingerprint}",
+            basis=lambda name: f"{sources[name].manifest.snapshot_id} | {stager.fingerprint}",
         )
     if not steps.identity:
         _require_distinct_ids(list(staged_ranges(session, plan).values()))
@@ -83,9 +88,14 @@ def rejects(session: Session, snapshots: Iterable[SnapshotReader]) -> Iterator[R
 
 
 def require_importable(session: Session, snapshots: Iterable[SnapshotReader]) -> None:
-    """Refuse before the first write: `RejectLimitError` for too many rejects, `CollisionError` for ids that fall together."""
+    """Refuse before the first write.
+
+    Raises `RejectLimitError` for too many rejects, `LossError` for a loss that the migration does not accept,
+    `CollisionError` for ids that fall together.
+    """
     readers = list(snapshots)
     _require_few_rejects(session, readers)
+    _require_accepted_losses(session, readers)
     if any(reader.manifest.transform != "identity" for reader in readers):
         _require_distinct_ids(readers)
 
@@ -111,6 +121,26 @@ def _require_few_rejects(session: Session, readers: list[SnapshotReader]) -> Non
         "accept the loss, and run again.",
         rejected=count,
         rejects=[{"id": r.name, "kind": str(r.kind), "reason": r.reason, "detail": r.detail} for r in found],
+    )
+
+
+def _require_accepted_losses(session: Session, readers: list[SnapshotReader]) -> None:
+    found = losses.together(reader.manifest.fates for reader in readers)
+    refused = losses.unaccepted(found, session.migration.accept_losses)
+    if not refused:
+        return
+    told = "; ".join(
+        f"{fate.lost:,} records ({named(fate.examples)}) have {losses.MEANING[name]}" for name, fate in refused.items()
+    )
+    accepted = ", ".join(sorted({*session.migration.accept_losses, *refused}))
+    keepable = ", ".join(name for name in losses.KEEPABLE if name in refused)
+    instead = f", or let the documents carry it: keep: [{keepable}]" if keepable else ""
+    raise LossError(
+        f"This route would lose what carries meaning: {told}.",
+        why="What is not in the target after the switch is gone for good; nothing was written.",
+        remedy=f"Accept it with this line in the migration file: accept_losses: [{accepted}]{instead}. Then run again.",
+        losses={name: fate.lost for name, fate in refused.items()},
+        loss_ledger=losses.table(found, session.migration.accept_losses),
     )
 
 
@@ -155,10 +185,21 @@ class _Stager:
     digester: Digester
     meter: Meter
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes when an exported snapshot would be staged in another way."""
+        migration = self.session.migration
+        parts = {
+            "keep": ",".join(sorted(migration.keep)),
+            "restore_kept": migration.restore_kept,
+            "history_limit": migration.history_limit,
+        }
+        return " | ".join([self.steps.fingerprint, *(f"{name}:{value}" for name, value in parts.items() if value)])
+
     def stage(self, source: SnapshotReader) -> Manifest:
         exported_ = source.manifest
-        losses: Counter[str] = Counter()
         referenced: list[Segment] = []
+        fates: list[Fates] = []
         with (
             self.session.target() as target,
             SnapshotWriter(
@@ -166,20 +207,36 @@ class _Stager:
             ) as writer,
         ):
             for kind in Kind:
+                history = newest_only(source, self.session.migration.history_limit if kind is Kind.VERSION else None)
                 for segment in source.segments(kind):
                     self.session.require_going()
-                    if self.steps.identity and _holds_all(target, source, kind, segment, losses):
+                    found = self._as_it_is(target, source, kind, segment) if history is None else None
+                    if found is not None:
                         referenced.append(segment)
+                        fates.append(found)
                     else:
-                        self._rewrite(target, source, kind, segment, writer, losses)
+                        fates += self._rewrite(target, source, kind, segment, writer, history)
                     self.meter.add(segment.records, segment.document_bytes)
             return writer.seal(
                 parents=(exported_.snapshot_id,),
                 transform=self.steps.fingerprint,
-                losses=dict(losses),
+                fates=losses.together(fates),
                 referenced=tuple(referenced),
                 vanished=exported_.vanished,
             )
+
+    def _as_it_is(self, target: Store, source: SnapshotReader, kind: Kind, segment: Segment) -> Fates | None:
+        """The fates of an exported segment's properties if it can be imported as it is; None if it must be rewritten."""
+        migration = self.session.migration
+        if not self.steps.identity or (migration.restore_kept and kind is Kind.STATE):
+            return None
+        found: list[Fates] = []
+        for batch in source.segment_batches(segment, _SMALL[kind]):
+            lost = target.losses(kind, batch)
+            if _refusals(target, kind, batch) or (kind is Kind.STATE and lost.keys() & set(migration.keep)):
+                return None
+            found.append(losses.fates(batch, losses.present(kind, batch), lost, {}))
+        return losses.together(found)
 
     def _rewrite(
         self,
@@ -188,36 +245,39 @@ class _Stager:
         kind: Kind,
         segment: Segment,
         writer: SnapshotWriter,
-        losses: Counter[str],
-    ) -> None:
-        for batch in source.segment_batches(segment):
+        history: History | None,
+    ) -> Iterator[Fates]:
+        for exported_ in source.segment_batches(segment):
+            batch = exported_
+            if history is not None:
+                batch, beyond = history.split(exported_)
+                yield losses.fates(exported_, {"history": beyond}, {"history": beyond}, {})
             for changed in self._transformed(kind, batch, writer.reject):
                 kept = _without_refused(target, kind, changed, writer.reject)
-                losses.update(target.losses(kind, kept))
-                writer.write(kind, kept)
+                had, lost = losses.present(kind, kept), target.losses(kind, kept)
+                carrying, encoded = carried(kept, lost, self.session.migration.keep if kind is Kind.STATE else ())
+                yield losses.fates(
+                    kept, had, {name: mask for name, mask in lost.items() if name not in encoded}, encoded
+                )
+                if encoded:
+                    bare = carrying.select(SCHEMAS[kind].names)
+                    for digested in digested_or_rejected(kind, bare, writer.reject, digester=self.digester):
+                        writer.write(kind, digested)
+                else:
+                    writer.write(kind, kept)
 
     def _transformed(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
-        if self.steps.identity:
-            yield batch
-            return
-        bare = self.steps.apply(kind, batch.select(SCHEMAS[kind].names), on_reject)
-        if kind is Kind.STATE and bare.column("data").equals(batch.column("data")):
-            # Only ids or times changed, and a state's digests are those of its document alone.
+        bare = batch.select(SCHEMAS[kind].names)
+        if kind is Kind.STATE and self.session.migration.restore_kept:
+            bare = restored(bare)
+        if not self.steps.identity:
+            bare = self.steps.apply(kind, bare, on_reject)
+        if bare.column("data").equals(batch.column("data")) and (kind is Kind.STATE or self.steps.identity):
+            # Only ids or times changed, if anything, and a state's digests are those of its document alone.
             digests = [batch.column(field.name) for field in DIGEST_FIELDS]
             yield pa.RecordBatch.from_arrays([*bare.columns, *digests], schema=DIGESTED[kind])
             return
         yield from digested_or_rejected(kind, bare, partial(_as_transformed, on_reject), digester=self.digester)
-
-
-def _holds_all(target: Store, source: SnapshotReader, kind: Kind, segment: Segment, losses: Counter[str]) -> bool:
-    """Whether the target can hold every record of an exported segment; if so, what it would lose of them is counted."""
-    found: Counter[str] = Counter()
-    for batch in source.segment_batches(segment, _SMALL[kind]):
-        if _refusals(target, kind, batch):
-            return False
-        found.update(target.losses(kind, batch))
-    losses.update(found)
-    return True
 
 
 def _as_transformed(on_reject: OnReject, reject: Reject) -> None:

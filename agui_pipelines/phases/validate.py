@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
+from agui_pipelines import losses
 from agui_pipelines.errors import StagingError, ValidationFailedError, named
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import KindComparison, compared
@@ -34,6 +34,8 @@ class ValidationReport:
     rejected: int
     vanished: int
     losses: dict[str, int]
+    loss_ledger: list[dict[str, Any]]
+    """What became of every property on this route; see `losses.table`."""
     seconds: float
     rate: float
     bytes: int = 0
@@ -71,6 +73,7 @@ class ValidationReport:
             "rejected_records": self.rejected,
             "vanished_keys": self.vanished,
             "losses": self.losses,
+            "loss_ledger": self.loss_ledger,
             "snapshot_ids": list(self.snapshot_ids),
             "seconds": round(self.seconds, 3),
             "records_per_second": round(self.rate),
@@ -114,6 +117,7 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
     with compared(session, list(snapshots.values()), meter) as (comparison, unreadable):
         kinds = {str(kind): comparison.result(kind) for kind in Kind}
     progress = session.conclude(meter, plan.plan_id)
+    fates = losses.together(m.fates for m in manifests)
     report = ValidationReport(
         plan_id=plan.plan_id,
         snapshot_ids=tuple(m.snapshot_id for m in manifests),
@@ -122,7 +126,8 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
         error_count=unreadable.count,
         rejected=sum(1 for _ in rejects(session, snapshots.values())),
         vanished=sum(m.vanished for m in manifests),
-        losses=added(m.losses for m in manifests),
+        losses=losses.lost(fates),
+        loss_ledger=losses.table(fates, session.migration.accept_losses),
         seconds=progress.seconds,
         rate=progress.rate,
         bytes=progress.bytes,
@@ -155,12 +160,3 @@ def require_passed(report: ValidationReport) -> None:
         report=report.to_dict(),
         figures=report.figures,
     )
-
-
-def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    """Counts by name, summed."""
-    total: dict[str, int] = {}
-    for each in counts:
-        for name, count in each.items():
-            total[name] = total.get(name, 0) + count
-    return total

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, ValidationError
 
@@ -25,6 +25,11 @@ from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, resolved, stru
 
 DEFAULT_FILE: Final = "migration.yaml"
 DEFAULT_WORKSPACE: Final = ".agui"
+
+Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds", "history", "snapshots"]
+
+_UNDECISIVE: Final = frozenset({"batch_size", "parallelism", "limits", "workspace", "accept_losses"})
+"""Keys that may change without what was done so far becoming wrong."""
 
 ALIASES: Final = {"postgres": "postgresql"}
 
@@ -66,6 +71,16 @@ class Migration(Section):
     parallelism: int = Field(2, ge=1, le=64)
     """Ranges that are imported at the same time; each takes a connection of its own."""
     limits: Limits = Limits()
+    accept_losses: tuple[
+        Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds", "history", "snapshots"], ...
+    ] = ()
+    """Properties that carry meaning and may be lost on this route; see `losses.MEANING`."""
+    keep: tuple[Literal["timestamps", "expiry"], ...] = ()
+    """Properties that the documents carry in their ``_migration`` member where the target has no place for them."""
+    restore_kept: bool = False
+    """Whether what ``_migration`` members carry becomes the records' own again."""
+    history_limit: int | None = Field(None, ge=1)
+    """Versions of each state that are migrated, the newest ones; all unless given."""
     workspace: str = Field(DEFAULT_WORKSPACE, repr=False)
 
     _text: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -84,7 +99,7 @@ class Migration(Section):
     @property
     def fingerprint(self) -> str:
         """Identifies what decides the result of a migration (not, say, its parallelism), 16 hex digits."""
-        decisive = {k: v for k, v in self.text.items() if k not in ("batch_size", "parallelism", "limits", "workspace")}
+        decisive = {k: v for k, v in self.text.items() if k not in _UNDECISIVE}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property

@@ -12,9 +12,10 @@ import orjson
 from xxhash import xxh3_128_hexdigest
 
 from agui_pipelines.errors import StagingError
+from agui_pipelines.losses import Fate, Fates
 from agui_pipelines.records import Kind
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,6 @@ class KindSummary:
 
     records: int = 0
     document_bytes: int = 0
-    losses: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Manifest:
     """Keys of the catalogue that were gone when they were to be read."""
     parents: tuple[str, ...] = ()
     transform: str = "identity"
-    losses: dict[str, int] = field(default_factory=dict)
-    """Records that carry a property for which the target has no place, by property."""
+    fates: Fates = field(default_factory=dict)
+    """What became of the records' properties, by property; see `losses`."""
 
     def summary(self, kind: Kind) -> KindSummary:
         segments = [s for s in self.segments if s.kind == kind]
@@ -89,6 +89,9 @@ class Manifest:
             values["segments"] = tuple(Segment(**s) for s in values["segments"])
             values["rejects_segment"] = Segment(**values["rejects_segment"]) if values["rejects_segment"] else None
             values["parents"] = tuple(values["parents"])
+            values["fates"] = {
+                name: Fate(**{**fate, "examples": tuple(fate["examples"])}) for name, fate in values["fates"].items()
+            }
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StagingError(

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from xxhash import xxh3_128
 
 from agui_pipelines.errors import StagingError
+from agui_pipelines.losses import Fates
 from agui_pipelines.records import DIGESTED, REJECT, Kind, Reject, reject_batch
 from agui_pipelines.staging.manifest import Manifest, Segment
 from agui_pipelines.staging.workspace import Workspace, new_id
@@ -183,7 +184,7 @@ class SnapshotWriter:
         vanished: int = 0,
         parents: tuple[str, ...] = (),
         transform: str = "identity",
-        losses: dict[str, int] | None = None,
+        fates: Fates | None = None,
         referenced: tuple[Segment, ...] = (),
     ) -> Manifest:
         """Seal the open segments and write the manifest. `referenced` are segments of a parent that belong to it too."""
@@ -205,7 +206,7 @@ class SnapshotWriter:
             vanished=vanished,
             parents=parents,
             transform=transform,
-            losses=losses or {},
+            fates=fates or {},
         )
         self._workspace.write(f"snapshots/{self.snapshot_id}/manifest.json", manifest.to_json())
         return manifest

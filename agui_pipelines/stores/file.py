@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from agui_pipelines.errors import ConnectionFailedError, StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
+from agui_pipelines.losses import named as losing
 from agui_pipelines.ports import OnReject, Place, Refusal, Snapshot, StoreStats, Transaction, Version, Written
 from agui_pipelines.records import SCHEMAS, Kind, id_columns
 from agui_pipelines.spec import FileConfig
@@ -130,14 +131,13 @@ class FileStore:
             return [Refusal(row, *problem) for row, problem in problems if problem is not None]
         return list(self._history_refusals(kind, batch))
 
-    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:
+    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
         """A file has no expiry and one time only, which is kept as its mtime: ``updated_at``."""
         if kind is not Kind.STATE:
             return {}
-        expiry = batch.num_rows - batch.column("expires_at").null_count
         times = zip(_column(batch, "created_at"), _column(batch, "updated_at"), strict=True)
-        timestamps = sum(_loses_time(created, updated) for created, updated in times)
-        return {name: count for name, count in (("expiry", expiry), ("timestamps", timestamps)) if count}
+        timestamps = pa.array([_loses_time(created, updated) for created, updated in times], pa.bool_())
+        return losing({"expiry": batch.column("expires_at").is_valid(), "timestamps": timestamps})
 
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
         """Nothing of the batch is visible until all of it is written aside; then file by file is put in its place.

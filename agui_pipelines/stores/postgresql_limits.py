@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from agui_pipelines.canonical import Trait
 from agui_pipelines.drivers.postgresql_binary import Form, UnknownMomentError, moment, moments
+from agui_pipelines.losses import finer_than_microseconds, with_offset, with_trait
+from agui_pipelines.losses import named as losing
 from agui_pipelines.ports import Refusal
 from agui_pipelines.records import Kind
 from agui_pipelines.stores.postgresql_tables import TABLES, Column
@@ -32,10 +34,6 @@ _TRAITS: Final = {
         "A number in it has more than 131,072 digits before the decimal point or 16,383 after it, more than numeric holds.",
     ),
 }
-
-_MICROSECONDS: Final = len("2000-01-01T00:00:00.000000Z")
-_FINER: Final = r"\.[0-9]{6}[0-9]*[1-9]"
-_OFFSET: Final = r"[0-9][+-][0-9]{2}:[0-9]{2}$"
 
 
 def refusals(kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
@@ -57,23 +55,25 @@ def refusals(kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
     return sorted(dict.fromkeys(found), key=lambda refusal: refusal.row)
 
 
-def losses(kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:
-    """How many rows of a bare or digested batch lose something, by what it is; what no row loses is not named."""
-    found = {}
-    if "expires_at" in batch.schema.names:
-        found["expiry"] = _count(batch.column("expires_at").is_valid())
-    times = [batch.column(column.field) for column in TABLES[kind].columns if column.form is Form.MOMENT]
-    found["sub_microseconds"] = _count_any([_finer(column) for column in times])
-    found["time_offset"] = _count_any([_with_offset(column) for column in times])
+def losses(kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
+    """Which rows of a bare or digested batch lose something, by what it is; see `ports.Store.losses`."""
+    found = {
+        "sub_microseconds": finer_than_microseconds(kind, batch),
+        "time_offset": with_offset(kind, batch),
+    }
+    if kind is Kind.STATE:
+        found["expiry"] = batch.column("expires_at").is_valid()
     if "traits" in batch.schema.names:
-        found["duplicate_keys"] = _count(_has(batch.column("traits"), Trait.DUPLICATE_KEYS))
-    return {name: count for name, count in found.items() if count}
+        found["duplicate_keys"] = with_trait(batch.column("traits"), Trait.DUPLICATE_KEYS)
+        found["number_spelling"] = batch.column("spelling").is_valid()
+        found["layout"] = pa.repeat(pa.scalar(value=True), batch.num_rows)
+    return losing(found)
 
 
 def _by_traits(traits: Any) -> Iterator[Refusal]:
-    if _count(_has(traits, sum(_TRAITS))):
+    if _count(with_trait(traits, sum(_TRAITS))):
         for trait, (reason, detail) in _TRAITS.items():
-            yield from (Refusal(row, reason, detail) for row in _rows(_has(traits, trait)))
+            yield from (Refusal(row, reason, detail) for row in _rows(with_trait(traits, trait)))
 
 
 def _by_id(column: Column, values: Any) -> Iterator[Refusal]:
@@ -123,22 +123,6 @@ def _by_extra(values: Any) -> Iterator[Refusal]:
             )
 
 
-def _finer(column: Any) -> Any:
-    if _longest(column) <= _MICROSECONDS:
-        return pa.scalar(value=False)
-    return pc.match_substring_regex(column, _FINER)
-
-
-def _with_offset(column: Any) -> Any:
-    if column.null_count == len(column) or pc.all(pc.ends_with(column, "Z")).as_py():
-        return pa.scalar(value=False)
-    return pc.match_substring_regex(column, _OFFSET)
-
-
-def _has(traits: Any, wanted: int) -> Any:
-    return pc.not_equal(pc.bit_wise_and(traits, pa.scalar(wanted, traits.type)), pa.scalar(0, traits.type))
-
-
 def _longest(values: Any) -> int:
     """The largest length in bytes, which no length in characters exceeds."""
     return pc.max(pc.binary_length(values)).as_py() or 0
@@ -146,17 +130,6 @@ def _longest(values: Any) -> int:
 
 def _count(mask: Any) -> int:
     return pc.sum(mask).as_py() or 0
-
-
-def _count_any(masks: list[Any]) -> int:
-    """Rows that any of the masks names; a mask may be the scalar False."""
-    named = [mask.fill_null(fill_value=False) for mask in masks if not isinstance(mask, pa.Scalar)]
-    if not named:
-        return 0
-    combined = named[0]
-    for mask in named[1:]:
-        combined = pc.or_(combined, mask)
-    return _count(combined)
 
 
 def _rows(mask: Any) -> list[int]:

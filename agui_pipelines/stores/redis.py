@@ -15,6 +15,7 @@ from agui_pipelines.drivers.redis import Burst, RedisWire, glob_escaped
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, state_batch
 from agui_pipelines.errors import StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
+from agui_pipelines.losses import named as losing
 from agui_pipelines.ports import (
     BATCH_BYTES,
     OnReject,
@@ -156,13 +157,13 @@ class RedisStore:
             refusals += _sharing_keys(batch, RECORD_ID[kind])
         return refusals
 
-    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:
+    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
         """Redis keeps no ``timestamps`` beside a state's document."""
         if kind is not Kind.STATE:
             return {}
-        known = pc.or_(pc.is_valid(batch.column("created_at")), pc.is_valid(batch.column("updated_at")))
-        rows = pc.sum(known).as_py() or 0
-        return {"timestamps": rows} if rows else {}
+        return losing(
+            {"timestamps": pc.or_(batch.column("created_at").is_valid(), batch.column("updated_at").is_valid())}
+        )
 
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
         """Upsert a batch; atomic for each key, and the rows of a batch do not become visible together.

@@ -113,6 +113,7 @@ def launcher(legacy: redis.Redis, redis_url: str, target, instance: dg.DagsterIn
         "source": {"type": "redis_keys", "connection_url": redis_url, "match": "session:*"},
         "target": target,
         "transforms": [{"strip_prefix": {"prefix": "session:"}}],
+        "accept_losses": ["expiry", "duplicate_keys"],
     }
     return Launcher(text, tmp_path, instance)
 

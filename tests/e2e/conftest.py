@@ -135,6 +135,7 @@ def text(legacy: redis.Redis, redis_url: str, postgres_url: str) -> dict[str, An
         "source": {"type": "redis_keys", "connection_url": redis_url, "match": "session:*"},
         "target": {"type": "postgresql", "connection_url": postgres_url},
         "transforms": [{"strip_prefix": {"prefix": "session:"}}],
+        "accept_losses": ["expiry", "duplicate_keys"],
     }
 
 

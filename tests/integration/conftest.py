@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import redis
 
-from agui_pipelines import spec
+from agui_pipelines import losses, spec
 from agui_pipelines.phases.export import SnapshotReport, export
 from agui_pipelines.phases.import_ import ImportReport, import_
 from agui_pipelines.phases.plan import Plan, Purpose, current, plan
@@ -21,7 +21,9 @@ from agui_pipelines.phases.preview import PreviewReport, preview
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged_ranges, transform
 from agui_pipelines.phases.validate import ValidationReport, validate
+from agui_pipelines.ports import Store
 from agui_pipelines.staging import SnapshotReader
+from agui_pipelines.stores import open_store
 
 RANGES = 4
 
@@ -134,8 +136,9 @@ def legacy(fresh_redis: Callable[[], str]) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def migration(tmp_path: Path) -> Callable[..., Move]:
-    """Makes a migration between any two places."""
-    return lambda **text: Move({"name": "story", "ranges": RANGES, **text}, tmp_path)
+    """Makes a migration between any two places, which accepts every loss unless it says otherwise."""
+    text = {"name": "story", "ranges": RANGES, "accept_losses": list(losses.MEANING)}
+    return lambda **more: Move({**text, **more}, tmp_path)
 
 
 @pytest.fixture
@@ -158,3 +161,34 @@ def exact() -> Callable[[str | bytes], Any]:
         return "number", Decimal(token)  # not a bare number: to Python, 1 equals true
 
     return lambda text: json.loads(text, parse_int=number, parse_float=number)
+
+
+@pytest.fixture
+def config(
+    fresh_redis: Callable[[], str], fresh_postgres: Callable[[], str], tmp_path: Path
+) -> Callable[[str, str], dict[str, Any]]:
+    """Makes the configuration of an empty store of a kind."""
+
+    def make(kind: str, name: str) -> dict[str, Any]:
+        if kind == "file":
+            return {"type": "file", "file_options": {"base_dir": str(tmp_path / name), "durable": False}}
+        url = fresh_redis() if kind == "redis" else fresh_postgres()
+        return {"type": kind, "connection_url": url}
+
+    return make
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Store]]:
+    """Opens the store that a configuration describes."""
+    stores = []
+
+    def open_(config: dict[str, Any]) -> Store:
+        text = {"name": "x", "source": {"type": "redis_keys"}, "target": config}
+        store = open_store(spec.parse(text, folder=tmp_path).target, tmp_path)
+        stores.append(store)
+        return store
+
+    yield open_
+    for store in stores:
+        store.close()

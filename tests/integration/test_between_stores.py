@@ -9,11 +9,9 @@ from itertools import product
 import pytest
 import redis
 
-from agui_pipelines import spec
 from agui_pipelines.errors import SamePlaceError, StoreError
 from agui_pipelines.ports import Snapshot
 from agui_pipelines.state_manager import StateManager
-from agui_pipelines.stores import open_store
 
 BACKENDS = ["file", "redis", "postgresql"]
 STATES = {
@@ -22,35 +20,6 @@ STATES = {
     "ユーザー": [{"deep": {"list": [1, [2, [3]], {"x": None}]}}, {}],
 }
 ONLY_A_STATE = ("no-history", b'{"quiet":true}')
-
-
-@pytest.fixture
-def config(fresh_redis, fresh_postgres, tmp_path):
-    """Makes the configuration of an empty store of a kind."""
-
-    def make(kind, name):
-        if kind == "file":
-            return {"type": "file", "file_options": {"base_dir": str(tmp_path / name), "durable": False}}
-        url = fresh_redis() if kind == "redis" else fresh_postgres()
-        return {"type": kind, "connection_url": url}
-
-    return make
-
-
-@pytest.fixture
-def opened(tmp_path):
-    """Opens the store that a configuration describes."""
-    stores = []
-
-    def open_(config):
-        text = {"name": "x", "source": {"type": "redis_keys"}, "target": config}
-        store = open_store(spec.parse(text, folder=tmp_path).target, tmp_path)
-        stores.append(store)
-        return store
-
-    yield open_
-    for store in stores:
-        store.close()
 
 
 def fill(store):

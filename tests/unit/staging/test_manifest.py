@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from xxhash import xxh3_128_hexdigest
 
 from agui_pipelines.errors import StagingError
+from agui_pipelines.losses import Fate
 from agui_pipelines.records import Kind
 from agui_pipelines.staging import KindSummary, Manifest, Segment
 
@@ -29,12 +30,12 @@ MANIFEST = Manifest(
     vanished=2,
     parents=("exported-0",),
     transform='strip_prefix:"é',
-    losses={"expiry": 3},
+    fates={"expiry": Fate(4, 0, 3, ("a", "b")), "layout": Fate(9)},
 )
 
 
 @pytest.mark.parametrize(
-    "manifest", [MANIFEST, dataclasses.replace(MANIFEST, segments=(), rejects_segment=None, parents=(), losses={})]
+    "manifest", [MANIFEST, dataclasses.replace(MANIFEST, segments=(), rejects_segment=None, parents=(), fates={})]
 )
 def test_a_manifest_comes_back_as_it_was_written(manifest: Manifest) -> None:
     assert Manifest.from_json(manifest.to_json(), "here") == manifest

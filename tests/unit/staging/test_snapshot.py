@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agui_pipelines.errors import StagingError
+from agui_pipelines.losses import Fate
 from agui_pipelines.records import DIGESTED, SCHEMAS, Kind, Reject, digested
 from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter, Workspace, snapshot
 
@@ -146,12 +147,19 @@ def test_what_is_told_when_sealing_stands_in_the_manifest(workspace: Workspace) 
     with writer(workspace, "staged") as out:
         out.write(Kind.STATE, states(1, 7))
         sealed = out.seal(
-            parents=(exported.snapshot_id,), transform="t", losses={"expiry": 1}, referenced=exported.segments
+            parents=(exported.snapshot_id,),
+            transform="t",
+            fates={"expiry": Fate(2, 0, 1, ("a",))},
+            referenced=exported.segments,
         )
     assert exported.vanished == 4
     found = SnapshotReader(workspace, sealed.snapshot_id).manifest
     assert (found.stage, found.plan_id, found.range) == ("staged", "plan-1", "00")
-    assert (found.parents, found.transform, found.losses) == ((exported.snapshot_id,), "t", {"expiry": 1})
+    assert (found.parents, found.transform, found.fates) == (
+        (exported.snapshot_id,),
+        "t",
+        {"expiry": Fate(2, 0, 1, ("a",))},
+    )
 
 
 def test_segments_of_a_parent_are_read_as_the_snapshots_own(workspace: Workspace) -> None:
