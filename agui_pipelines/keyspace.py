@@ -25,8 +25,9 @@ CATALOGUE: Final = pa.schema(
 """What `Reader.keys` yields: unsorted, possibly with repetitions."""
 
 MAX_RANGES: Final = 256
-DUCKDB_MEMORY: Final = "192MB"
-"""Enough to sort quickly; what does not fit is spilled to a temporary directory."""
+DUCKDB: Final = {"memory_limit": "96MB", "threads": "2", "preserve_insertion_order": "false"}
+"""Settings of a database that sorts or joins on disk: enough memory to be quick; what does not fit is spilled beside it.
+More threads, or keeping the order of insertion, take more memory than the limit says."""
 
 _ROWS: Final = 50_000
 
@@ -71,7 +72,7 @@ def sorted_on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, query: 
     with tempfile.TemporaryDirectory(prefix="agui-sort-") as scratch:
         connection = duckdb.connect(
             f"{scratch}/sort.duckdb",
-            config={"memory_limit": DUCKDB_MEMORY, "temp_directory": scratch, "preserve_insertion_order": "false"},
+            config={**DUCKDB, "temp_directory": scratch},
         )
         try:
             connection.register("incoming", pa.RecordBatchReader.from_batches(schema, watched()))

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agui_pipelines.canonical import Trait
-from agui_pipelines.keyspace import DUCKDB_MEMORY, KeyRange, Span, cut, write_catalogue
+from agui_pipelines.keyspace import DUCKDB, KeyRange, Span, cut, write_catalogue
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
 from agui_pipelines.phases.session import Session
 from agui_pipelines.progress import Meter
@@ -79,7 +79,7 @@ class Comparison:
         self.folder = Path(self._scratch.name)
         self._connection = duckdb.connect(
             self.folder / "compare.duckdb",
-            config={"memory_limit": DUCKDB_MEMORY, "temp_directory": str(self.folder)},
+            config={**DUCKDB, "temp_directory": str(self.folder)},
         )
         self._lock = threading.Lock()
         self._pending: dict[str, list[pa.RecordBatch]] = {"expected": [], "actual": []}

@@ -185,7 +185,7 @@ class PostgresStore:
     def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
         return postgresql_limits.refusals(kind, batch)
 
-    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, int]:
+    def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
         return postgresql_limits.losses(kind, batch)
 
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:

@@ -13,7 +13,8 @@ import yaml
 from agui_pipelines import spec
 from agui_pipelines.definitions import defs
 from agui_pipelines.errors import CollisionError, ConnectionFailedError, RejectLimitError, StagingError
-from agui_pipelines.expectations import runner
+from agui_pipelines.expectations.worker import run_suite_apart
+from agui_pipelines.phases import expect
 
 RANGES = [f"{i:02}" for i in range(16)]
 RANGED = ["exported_snapshot", "staged_snapshot", "target_states"]
@@ -97,9 +98,9 @@ def stricter_suite(monkeypatch, tmp_path):
     suite = json.loads(files("agui_pipelines.expectations").joinpath("suites", "staged.json").read_bytes())
     shorter = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "id_length", "max_value": 2}}
     suite["expectations"].append({**shorter, "severity": "critical"})
-    (tmp_path / "suites").mkdir()
-    (tmp_path / "suites" / "staged.json").write_text(json.dumps(suite))
-    monkeypatch.setattr(runner, "files", lambda _: tmp_path)
+    path = tmp_path / "stricter.json"
+    path.write_text(json.dumps(suite))
+    monkeypatch.setattr(expect, "run_suite_apart", lambda _, frame: run_suite_apart("staged", frame, path=path))
 
 
 def test_a_critical_expectation_that_fails_stops_the_import(launcher, moved, legacy, stricter_suite):
