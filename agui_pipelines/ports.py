@@ -18,7 +18,7 @@ import pyarrow as pa
 from agui_pipelines.keyspace import Span
 from agui_pipelines.records import Kind, Reject
 
-BATCH_BYTES: Final = 16 * 1024 * 1024
+BATCH_BYTES: Final = 8 * 1024 * 1024
 """Documents per batch, so that what is in flight is bounded by bytes and not only by count."""
 
 OnReject = Callable[[Reject], None]

@@ -132,12 +132,13 @@ class FileStore:
         return list(self._history_refusals(kind, batch))
 
     def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
-        """A file has no expiry and one time only, which is kept as its mtime: ``updated_at``."""
+        """A file has no expiry, and one time only, which is kept as its mtime: ``updated_at``. Documents are indented."""
+        layout = {"layout": pa.repeat(pa.scalar(value=True), batch.num_rows)} if "traits" in batch.schema.names else {}
         if kind is not Kind.STATE:
-            return {}
+            return losing(layout)
         times = zip(_column(batch, "created_at"), _column(batch, "updated_at"), strict=True)
         timestamps = pa.array([_loses_time(created, updated) for created, updated in times], pa.bool_())
-        return losing({"expiry": batch.column("expires_at").is_valid(), "timestamps": timestamps})
+        return losing({"expiry": batch.column("expires_at").is_valid(), "timestamps": timestamps, **layout})
 
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
         """Nothing of the batch is visible until all of it is written aside; then file by file is put in its place.

@@ -106,7 +106,7 @@ def test_the_plan_says_what_the_route_keeps_before_anything_is_read(move, legacy
         "layout": "lost",
     }
     lost = {name for name, verdict in to_file.route.items() if verdict == "lost"}
-    assert lost == {"expiry", "timestamps", "history"}
+    assert lost == {"expiry", "timestamps", "history", "layout"}
 
 
 def test_a_dry_run_refuses_as_the_run_would(move, legacy):

@@ -19,7 +19,7 @@ import pytest
 
 from agui_pipelines.errors import ConnectionFailedError, StoreError, UnstorableRecordError
 from agui_pipelines.keyspace import Span, cut, write_catalogue
-from agui_pipelines.ports import Snapshot, Store, Version, Written
+from agui_pipelines.ports import BATCH_BYTES, Snapshot, Store, Version, Written
 from agui_pipelines.records import SCHEMAS, Kind, Reject, digested
 from agui_pipelines.spec import FileConfig
 from agui_pipelines.stores import open_store
@@ -552,7 +552,7 @@ def test_a_folder_that_does_not_exist_is_not_taken_for_an_empty_store(base: Path
 
 
 def test_large_documents_travel_alone(store: FileStore) -> None:
-    small, large = b'{"a":"' + b"x" * 7_000_000 + b'"}', b'{"a":"' + b"x" * 17_000_000 + b'"}'
+    small, large = b'{"a":"' + b"x" * (BATCH_BYTES * 2 // 5) + b'"}', b'{"a":"' + b"x" * (BATCH_BYTES + 1) + b'"}'
     for id_, document in (("a", small), ("b", small), ("c", large), ("d", small), ("e", small), ("f", small)):
         store.set_state(id_, document)
     file = io.BytesIO()
