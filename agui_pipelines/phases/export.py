@@ -131,7 +131,7 @@ def exported(session: Session, plan: Plan, range_: str) -> SnapshotReader | None
 
 def _export_range(session: Session, plan: Plan, meter: Meter, digester: Digester, name: str) -> Manifest:
     with (
-        session.source() as source,
+        session.source(plan.plan_id) as source,
         plan.span(session.workspace, name) as span,
         SnapshotWriter(session.workspace, stage="exported", plan_id=plan.plan_id, range_=name) as writer,
     ):

@@ -10,7 +10,8 @@ import base64
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,8 @@ from agui_pipelines.keyspace import KeyRange, Span, cut, write_catalogue
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Reader, Store
+from agui_pipelines.sources.spooled import Spooled
+from agui_pipelines.staging.spool import remove_spool, spools
 from agui_pipelines.staging.workspace import Workspace, new_id
 from agui_pipelines.state_manager import StateManager
 from agui_pipelines.transforms import chain
@@ -85,7 +88,8 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
         target.check()
         _require_source(source)
         _refuse_same_place(source, target)
-        if not fresh and (existing := _resumable(session, purpose)) and _of_these(existing, source, target):
+        existing = None if fresh else _resumable(session, purpose)
+        if existing and _of_these(existing, source, target) and _still_serves(session, source, existing):
             return existing
         plan_id = new_id("plan")
         keys, ranges = _catalogue(session, source, plan_id)
@@ -104,7 +108,9 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
             ranges=tuple(ranges),
             route=_route(session, target),
         )
-    return _from_entry(session.ledger.record(Entry(PHASE, plan_id, outputs=_outputs(made))))
+    recorded = _from_entry(session.ledger.record(Entry(PHASE, plan_id, outputs=_outputs(made))))
+    _remove_old_spools(session)
+    return recorded
 
 
 def current(session: Session, purpose: Purpose = "migrate") -> Plan:
@@ -151,17 +157,24 @@ def _of_these(found: Plan, source: Reader, target: Store) -> bool:
     return found.source == source.describe() and found.target == target.describe()
 
 
+def _still_serves(session: Session, source: Reader, found: Plan) -> bool:
+    return not isinstance(source, Spooled) or source.serves(found.plan_id, session.migration.limits.max_rejects)
+
+
 def _newest(session: Session, purpose: Purpose) -> Entry | None:
     entries = session.ledger.entries(phase=PHASE)
     return next((entry for entry in reversed(entries) if entry.outputs["purpose"] == purpose), None)
 
 
 def _catalogue(session: Session, source: Reader, plan_id: str) -> tuple[int, Sequence[KeyRange]]:
+    """A source that can only be scanned is spooled first, and that is what takes the time."""
     meter = session.meter(PHASE)
+    if isinstance(source, Spooled):
+        source.fill(plan_id, meter.add)
 
     def counted() -> Iterator[pa.RecordBatch]:
         for batch in source.keys():  # noqa: SIM118 - a reader is no dict
-            meter.add(batch.num_rows)
+            meter.add(0 if isinstance(source, Spooled) else batch.num_rows)
             yield batch
 
     name = f"catalogues/{plan_id}.parquet"
@@ -176,6 +189,16 @@ def _catalogue(session: Session, source: Reader, plan_id: str) -> tuple[int, Seq
 def _route(session: Session, target: Store) -> dict[str, str]:
     verdicts = losses.route(target.losses, session.migration.keep)
     return verdicts | ({"history": "lost"} if session.migration.history_limit else {})
+
+
+def _remove_old_spools(session: Session) -> None:
+    """Of each purpose, the newest plan keeps its spool. One that no plan names may be about to get its plan: for a day."""
+    planned = {entry.plan_id for entry in session.ledger.entries(phase=PHASE)}
+    kept = {entry.plan_id for purpose in get_args(Purpose) if (entry := _newest(session, purpose))}
+    yesterday = f"plan-{datetime.now(UTC) - timedelta(days=1):%Y%m%dT%H%M%S}"
+    for spool_id in spools(session.workspace):
+        if spool_id not in kept and (spool_id in planned or spool_id < yesterday):
+            remove_spool(session.workspace, spool_id)
 
 
 def _require_source(source: Reader) -> None:

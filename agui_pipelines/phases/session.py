@@ -16,6 +16,7 @@ from agui_pipelines.ports import Reader, Store
 from agui_pipelines.progress import Listener, Meter, Progress, silent
 from agui_pipelines.records import Digester
 from agui_pipelines.sources import open_source
+from agui_pipelines.sources.spooled import Spooled
 from agui_pipelines.spec import ForeignConfig, Migration
 from agui_pipelines.staging import Workspace
 from agui_pipelines.stores import open_store
@@ -51,12 +52,12 @@ class Session:
         return cls(migration, workspace, Ledger(workspace), listener, heartbeat)
 
     @contextmanager
-    def source(self) -> Iterator[Reader]:
-        """The source, on a connection of its own."""
+    def source(self, plan_id: str = "") -> Iterator[Reader]:
+        """The source, on a connection of its own; one that can only be scanned, as the spool of the plan `plan_id`."""
         config, folder = self.migration.source, self.migration.folder
-        reader = open_source(config, folder) if isinstance(config, ForeignConfig) else open_store(config, folder)
-        with closing(reader):
-            yield reader
+        source = open_source(config, folder) if isinstance(config, ForeignConfig) else open_store(config, folder)
+        with closing(source):
+            yield source if isinstance(source, Reader) else Spooled(source, self.workspace, plan_id)
 
     @contextmanager
     def target(self) -> Iterator[Store]:

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from agui_pipelines.ports import Reader
+from agui_pipelines.ports import Reader, Scanner
 from agui_pipelines.spec import ForeignConfig
 
 _MODULES: Final = {
@@ -15,11 +15,11 @@ _MODULES: Final = {
 """The module of each ``type``; it is imported when it is needed, as its driver may not be installed."""
 
 
-def open_source(config: ForeignConfig, folder: Path) -> Reader:
-    """What reads a foreign source; connects on first use. `folder` is where relative paths count from.
+def open_source(config: ForeignConfig, folder: Path) -> Reader | Scanner:
+    """What reads or scans a foreign source; connects on first use. `folder` is where relative paths count from.
 
     Every module of this package has ``open_(config, folder)``.
     """
     module = import_module(f"{__name__}.{_MODULES[config.type]}")
-    source: Reader = module.open_(config, folder)
+    source: Reader | Scanner = module.open_(config, folder)
     return source

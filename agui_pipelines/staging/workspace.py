@@ -5,6 +5,7 @@
     <workspace>/<migration>/ledger/…            what has been finished (see `ledger`)
                            /catalogues/<plan>.parquet
                            /snapshots/<snapshot id>/manifest.json, state-00000.parquet, …, rejects.parquet
+                           /spools/<plan>/…            (see `spool`)
                            /reports/<plan>-….json
 
 A file is written aside and renamed, so that a name is never seen with half its content; on an object store, where a file
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -78,6 +80,31 @@ class Workspace:
         with file:
             yield file
 
+    @contextmanager
+    def unnamed(self) -> Iterator[IO[bytes]]:
+        """A temporary file without a name, gone when the block or the process ends, however that ends.
+
+        It lies in the workspace, where there is room for the data that is migrated; on an object store there can be none,
+        so that it lies in the system's temporary folder.
+        """
+        folder = Path(str(self.root)) if self._local else None
+        with _own_errors(self.root):
+            if folder is not None:
+                _make(folder)
+            file = tempfile.TemporaryFile(dir=folder, prefix=".")  # noqa: SIM115 - its own errors are told apart
+        with file:
+            yield cast("IO[bytes]", _Writing(cast("IO[bytes]", file), self.root))
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder that holds nothing but files, with these; one that is not there is no error."""
+        path = self.path(folder)
+        with _own_errors(path):
+            if path.exists():
+                for file in path.iterdir():
+                    file.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # an object store has no folders, only names
+                    path.rmdir()
+
     def names(self, folder: str) -> list[str]:
         """The names of the files and folders in a folder, sorted; none if it does not exist. Files aside are left out."""
         path = self.path(folder)
@@ -111,13 +138,17 @@ class _Writing:
         return getattr(self._file, name)
 
 
+def _make(folder: Path) -> None:
+    for missing in reversed([part for part in (folder, *folder.parents) if not part.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
 @contextmanager
 def _local_file(final: UPath, *, exclusive: bool) -> Iterator[IO[bytes]]:
     path = Path(str(final))
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with _own_errors(final):
-        for folder in reversed([folder for folder in path.parents if not folder.exists()]):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        _make(path.parent)
         file = os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     try:
         yield file
