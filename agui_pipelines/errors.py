@@ -11,6 +11,7 @@
     ├── StoreError                 a store answered, but cannot do what was asked                (exit 1)
     │   ├── StoreBusyError         lock or statement timeout, deadlock: transient, worth a retry
     │   └── UnstorableRecordError  the store cannot hold this record, ever
+    ├── SourceError                a foreign source cannot be read to its end                    (exit 1)
     ├── StagingError               a snapshot, manifest or ledger is missing or damaged          (exit 1)
     ├── TransformError             a transform cannot be loaded, or broke                        (exit 1)
     ├── RefusedError               a check says no: nothing was written                          (exit 3)
@@ -87,6 +88,10 @@ class StoreBusyError(StoreError):
 
 class UnstorableRecordError(StoreError):
     """The store cannot hold this record, whatever is tried."""
+
+
+class SourceError(MigrationError):
+    """A foreign source cannot be read to its end, or is not what the migration file says."""
 
 
 class StagingError(MigrationError):
