@@ -11,6 +11,12 @@ from agui_pipelines.spec import ForeignConfig
 
 _MODULES: Final = {
     "redis_keys": "redis_keys",
+    "jsonl": "jsonl",
+    "csv": "csv",
+    "parquet": "parquet",
+    "sqlite": "sqlite",
+    "sqlalchemy": "sqlalchemy",
+    "custom": "custom",
 }
 """The module of each ``type``; it is imported when it is needed, as its driver may not be installed."""
 

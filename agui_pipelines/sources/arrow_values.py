@@ -6,6 +6,7 @@ The forms are those of `values`. Arrow's own conversion to Python would cut or r
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ def _floats(column: Any) -> list[Any]:
     found = column.cast(pa.float64()) if not pa.types.is_float64(column.type) else column
     if pc.all(pc.is_finite(found)).as_py() is not False:
         return _plain(found)
-    return [v if v is None or pc.is_finite(v).as_py() else not_finite(v) for v in found.to_pylist()]
+    return [v if v is None or math.isfinite(v) else not_finite(v) for v in found.to_pylist()]
 
 
 def _binaries(column: Any) -> list[Any]:
@@ -79,15 +80,14 @@ def _durations(column: Any) -> list[Any]:
 
 
 def _intervals(column: Any) -> list[Any]:
-    """Months, days and nanoseconds do not add up to one length, so each stays what it is."""
-    return [
-        None
-        if v is None
-        else f"P{v.months}M{v.days}D{duration(v.nanoseconds).removeprefix('P')}"
-        if v.nanoseconds >= 0
-        else f"P{v.months}M{v.days}DT-{duration(-v.nanoseconds).removeprefix('PT')}"
-        for v in column.to_pylist()
-    ]
+    """Months, days and nanoseconds do not add up to one length, so each stays what it is: ``P14M3DT-5.000000001S``."""
+
+    def text(months: int, days: int, nanoseconds: int) -> str:
+        seconds, rest = divmod(abs(nanoseconds), 10**9)
+        fraction = f".{rest:09}".rstrip("0").rstrip(".")
+        return f"P{months}M{days}DT{'-' if nanoseconds < 0 else ''}{seconds}{fraction}S"
+
+    return [None if v is None else text(v.months, v.days, v.nanoseconds) for v in column.to_pylist()]
 
 
 def _each(column: Any, kind: pa.DataType, text: Callable[[int], str]) -> list[Any]:
@@ -179,6 +179,7 @@ _CONVERSIONS: Final[tuple[tuple[Callable[[Any], bool], Callable[[Any], list[Any]
     (pa.types.is_interval, _intervals),
     (pa.types.is_dictionary, lambda c: values(c.dictionary_decode())),
     (pa.types.is_run_end_encoded, lambda c: values(pc.run_end_decode(c))),
+    (lambda t: isinstance(t, pa.UuidType), lambda c: [None if v is None else str(v) for v in c.to_pylist()]),
     (lambda t: isinstance(t, pa.BaseExtensionType), lambda c: values(c.storage)),
     (_any(_LISTS), _lists),
     (pa.types.is_map, _maps),

@@ -111,13 +111,13 @@ def _state(state_id: str, values: Mapping[str, Any], document: bytes | None, con
     return State(
         state_id,
         document,
-        _time(get(config.created)),
-        _time(get(config.updated)),
+        time_text(get(config.created)),
+        time_text(get(config.updated)),
         as_milliseconds(get(config.expires)),
     )
 
 
-def _time(value: Any) -> str | None:
+def time_text(value: Any) -> str | None:
     text = as_text(value)
     _require_text(text or "", "not_utf8", "A time is no text that UTF-8 can hold.")
     return text
@@ -125,7 +125,7 @@ def _time(value: Any) -> str | None:
 
 def id_of(parts: list[Any], config: RowsConfig) -> str:
     """The state's id. Raises `UnfitError` if a part is missing or has no text."""
-    texts = [_id_text(part, column) for part, column in zip(parts, config.id, strict=True)]
+    texts = [id_text(part, column) for part, column in zip(parts, config.id, strict=True)]
     if len(texts) == 1:
         return texts[0]
     return config.id_separator.join(_escaped(text, config.id_separator) for text in texts)
@@ -137,7 +137,7 @@ def _escaped(text: str, separator: str) -> str:
     return text
 
 
-def _id_text(value: Any, column: str) -> str:
+def id_text(value: Any, column: str) -> str:
     if value is None or (isinstance(value, (float, Decimal)) and not math.isfinite(value)):
         raise UnfitError("no_id", f"'{column}' is missing or null, so the state has no id.")
     if isinstance(value, bytes):

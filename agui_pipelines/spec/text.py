@@ -81,16 +81,17 @@ def resolved(value: Any, origin: str, path: tuple[str, ...]) -> Any:
 
 
 def struck(value: Any, key: str = "") -> Any:
-    """A copy of unresolved text without literal passwords."""
+    """A copy of unresolved text without literal passwords and the like."""
     if isinstance(value, Mapping):
         return {k: struck(item, str(k)) for k, item in value.items()}
     if isinstance(value, list):
         return [struck(item) for item in value]
     if not isinstance(value, str) or _REFERENCE.fullmatch(value):
         return value
-    return "***" if "password" in key.lower() else redacted(value)
+    return "***" if _SECRET_KEY.search(key) else redacted(value)
 
 
+_SECRET_KEY: Final = re.compile("passw|secret|token|credential|api_?key", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"(?<=://)([^:/?#@]*):(.*)@", re.DOTALL)
 _QUERY_PASSWORD: Final = re.compile(r"([?&][^=&#]*pass[^=&#]*=)[^&#]*", re.IGNORECASE)
 _KEYWORD_PASSWORD: Final = re.compile(r"(\b\w*password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
