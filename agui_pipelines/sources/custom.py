@@ -57,7 +57,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 import pyarrow as pa
 
@@ -199,10 +199,12 @@ class CustomSource:
         loaded, options = self._transformer, self._config.transformer_options
         if loaded is None:
             return lambda record: (record.id, record.data)
-        if not inspect.isclass(loaded.value):
-            return partial(loaded.value, **options)
+        made: Any = loaded.value
+        if not inspect.isclass(made):
+            return partial(made, **options)
         try:
-            return loaded.value(**options).transform  # type: ignore[no-any-return]
+            transformer = cast("DataTransformer", made(**options))
+            return transformer.transform  # noqa: TRY300 - that it has one is what is tried
         except (Exception, SystemExit) as error:
             raise SourceError(
                 f"The transformer '{self._config.transformer}' cannot be made: {told(error)}",

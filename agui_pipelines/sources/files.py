@@ -43,7 +43,7 @@ class Files:
     def place(self) -> Place:
         """The file, or of a glob the folder below which all its files are."""
         fixed = Path(self.pattern)
-        while not fixed.exists() and (_MAGIC & set(str(fixed)) or not fixed.parent.exists()) and fixed != fixed.parent:
+        while not fixed.exists() and _MAGIC & set(str(fixed)):
             fixed = fixed.parent
         nearest = next(path for path in (fixed, *fixed.parents) if path.exists())
         return Place("file", f"{platform.node()} device {nearest.stat().st_dev}", os.path.realpath(fixed))

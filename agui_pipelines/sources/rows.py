@@ -8,7 +8,6 @@ of columns by their names (see `values` for the forms).
 from __future__ import annotations
 
 import datetime as dt
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,7 +20,7 @@ from agui_pipelines import documents
 from agui_pipelines.ports import BATCH_BYTES, OnReject
 from agui_pipelines.records import STATE, Kind, Reject
 from agui_pipelines.sources.times import as_milliseconds, as_text
-from agui_pipelines.sources.values import UnfitError, exact, typed
+from agui_pipelines.sources.values import UnfitError, exact, is_finite, typed
 from agui_pipelines.spec import ColumnType, RowsConfig
 
 BATCH_ROWS: Final = 1_000
@@ -138,7 +137,7 @@ def _escaped(text: str, separator: str) -> str:
 
 
 def id_text(value: Any, column: str) -> str:
-    if value is None or (isinstance(value, (float, Decimal)) and not math.isfinite(value)):
+    if value is None or (isinstance(value, (float, Decimal)) and not is_finite(value)):
         raise UnfitError("no_id", f"'{column}' is missing or null, so the state has no id.")
     if isinstance(value, bytes):
         try:

@@ -59,7 +59,7 @@ def _rfc3339(text: str) -> str | None:
         return None
     fraction = f".{match['fraction']}".rstrip("0").rstrip(".") if match["fraction"] else ""
     offset = match["offset"] or "Z"
-    if offset in ("Z", "z", "UTC"):
+    if offset in ("Z", "z", "UTC", "+00", "+00:00", "+0000"):
         offset = "Z"
     elif ":" not in offset:
         offset = f"{offset[:3]}:{offset[3:] or '00'}"

@@ -66,8 +66,13 @@ def exact(value: Any) -> Any:
     raise UnfitError("unsupported_value", f"There is no JSON form for a value of the type {type(value).__name__}.")
 
 
+def is_finite(value: float | Decimal) -> bool:
+    """Asked of a decimal itself: as a float, 1E+400 would be infinite."""
+    return value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)
+
+
 def _number_or_text(value: float | Decimal) -> Any:
-    return value if math.isfinite(value) else not_finite(value)
+    return value if is_finite(value) else not_finite(value)
 
 
 def _object(value: Mapping[Any, Any]) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def base64(data: bytes) -> dict[str, str]:
 
 
 def not_finite(value: float | Decimal) -> str:
-    if math.isnan(value):
+    if value.is_nan() if isinstance(value, Decimal) else math.isnan(value):
         return "NaN"
     return "Infinity" if value > 0 else "-Infinity"
 
