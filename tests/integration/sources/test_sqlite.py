@@ -77,7 +77,7 @@ def test_a_query_is_read_in_one_moment_while_a_writer_writes(opened, database):
     ("options", "message"),
     [
         ({"table": "missing"}, "no such table"),
-        ({"query": "SELECT nothing FROM s"}, "no such column"),
+        ({"query": "SELECT absent FROM s"}, "no such column"),
         ({"query": "DELETE FROM s RETURNING id"}, "readonly"),
         ({"query": "SELECT 1 AS id; SELECT 2"}, "one statement"),
         ({"query": "SELECT id, id FROM s"}, "two columns called 'id'"),
