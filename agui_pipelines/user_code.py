@@ -32,16 +32,17 @@ class Loaded:
     digest: str
 
 
-def load(name: str, folder: Path, what: str, group: str = "") -> Loaded:
+def load(name: str, folder: Path, what: str, group: str = "", *, beside: Loaded | None = None) -> Loaded:
     """Import ``module:attribute``; where a `group` is given, `name` may be that of an entry point as well.
 
-    A module beside the migration file is read anew each time, and never mistaken for another of the same name. `what` is
-    what the code is for, as errors call it (``transform``). Raises `SpecError` if there is no such module or attribute, it
-    cannot be called, or the module cannot be imported.
+    A module beside the migration file is read anew each time, and never mistaken for another of the same name; code that is
+    to work with what was loaded before it (`beside`) shares that one's modules. `what` is what the code is for, as errors
+    call it (``transform``). Raises `SpecError` if there is no such module or attribute, it cannot be called, or the module
+    cannot be imported.
     """
     target = name if not group or ":" in name else _entry_point(name, what, group)
     module_name, _, attribute = target.partition(":")
-    module = _module(name, module_name, folder, what)
+    module = _module(name, module_name, folder, what, anew=beside is None)
     value = getattr(module, attribute, None)
     if not callable(value):
         raise SpecError(f"The {what} '{name}' cannot be loaded: {module_name} has no function '{attribute}'.")
@@ -69,10 +70,12 @@ def _entry_point(name: str, what: str, group: str) -> str:
     )
 
 
-def _module(name: str, module_name: str, folder: Path, what: str) -> ModuleType:
+def _module(name: str, module_name: str, folder: Path, what: str, *, anew: bool) -> ModuleType:
+    top = sys.modules.get(module_name.partition(".")[0])
+    fresh = not anew and top is not None and _lies_in(top, folder)
     beside = _beside(module_name, folder)
     try:
-        return _read_anew(module_name, folder) if beside else importlib.import_module(module_name)
+        return _read_anew(module_name, folder) if beside and not fresh else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise SpecError(
             f"The {what} '{name}' cannot be loaded: there is no module '{error.name}'.",
@@ -109,9 +112,13 @@ def _read_anew(module_name: str, folder: Path) -> ModuleType:
 
 def _restore(displaced: dict[str, ModuleType], top: str, folder: Path) -> None:
     """Give a library back its name, if the user's module happens to have it too."""
-    file = getattr(displaced.get(top), "__file__", None)
-    if top not in displaced or (file is not None and Path(file).is_relative_to(folder)):
+    if top not in displaced or _lies_in(displaced[top], folder):
         return
     for name in [name for name in sys.modules if name.partition(".")[0] == top]:
         del sys.modules[name]
     sys.modules.update(displaced)
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).is_relative_to(folder)

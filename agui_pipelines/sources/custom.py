@@ -149,7 +149,7 @@ class CustomSource:
     def _transformer(self) -> Loaded | None:
         if self._config.transformer is None:
             return None
-        return user_code.load(self._config.transformer, self._folder, "transformer", TRANSFORMERS)
+        return user_code.load(self._config.transformer, self._folder, "transformer", TRANSFORMERS, beside=self._reader)
 
     def _states(self, on_reject: OnReject) -> Iterator[State]:
         transform = self._transform()

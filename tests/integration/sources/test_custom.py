@@ -68,6 +68,27 @@ def test_records_become_states_and_a_failing_one_is_rejected_by_name(scan, modul
     assert len(sys.modules["legacy"].closed) == 1
 
 
+def test_reader_and_transformer_share_their_modules(scan, tmp_path):
+    package = tmp_path / "legacy"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "shapes.py").write_text("class Order: pass\n")
+    (package / "reading.py").write_text(
+        "from agui_pipelines.sources.custom import Record\nfrom legacy.shapes import Order\n"
+        "def read():\n    yield Record('a', Order())\n"
+    )
+    (package / "shaping.py").write_text(
+        "from legacy.shapes import Order\n"
+        "def shape(record):\n    return record.id, {'order': isinstance(record.data, Order)}\n"
+    )
+    try:
+        found = scan(type="custom", reader="legacy.reading:read", transformer="legacy.shaping:shape")
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "legacy"]:
+            del sys.modules[name]
+    assert found.documents == {"a": b'{"order":true}'}
+
+
 def test_the_protocols_are_those_of_the_example(module, tmp_path, monkeypatch):
     module(READER)
     monkeypatch.syspath_prepend(tmp_path)
