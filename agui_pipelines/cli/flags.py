@@ -85,6 +85,9 @@ def _anchored(text: dict[str, Any]) -> dict[str, Any]:
         if isinstance(options, dict) and "base_dir" in options:
             folder = str(Path(options["base_dir"]).absolute())
             anchored[side] = {**text[side], "file_options": {**options, "base_dir": folder}}
+    path = text["source"].get("path")  # of a source of files
+    if isinstance(path, str) and not path.startswith(("${", "~")):
+        anchored["source"] = {**anchored["source"], "path": str(Path(path).absolute())}
     return anchored
 
 

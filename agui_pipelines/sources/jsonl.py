@@ -35,6 +35,9 @@ class JsonLinesSource:
     def __init__(self, config: JsonLinesConfig, folder: Path) -> None:
         self._config = config
         self._files = Files(config.path, folder)
+        self._wanted = [
+            name for name in (*config.id, config.created, config.updated, config.expires) if name is not None
+        ]
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -81,8 +84,7 @@ class JsonLinesSource:
         text = line.strip(_WHITE_SPACE)
         try:
             members = documents.members(text)
-            wanted = [*self._config.id, self._config.created, self._config.updated, self._config.expires]
-            values = {name: documents.loads(members[name]) for name in wanted if name in members}
+            values = {name: _value(members[name]) for name in self._wanted if name in members}
             if self._config.data is not None:
                 values[self._config.data] = _document(members.get(self._config.data, b"null"))
         except ValueError:
@@ -97,6 +99,13 @@ class JsonLinesSource:
             return text
         kept = [(name, members[name]) for name in self._config.columns if name in members]
         return b"{%b}" % b",".join(b"%b:%b" % (orjson.dumps(name), value) for name, value in kept)
+
+
+def _value(member: bytes) -> Any:
+    """An id or a time. A plain string need not be parsed, and most are plain."""
+    if member.startswith(b'"') and member.endswith(b'"') and b"\\" not in member:
+        return member[1:-1].decode()
+    return documents.loads(member)
 
 
 def _document(member: bytes) -> Any:

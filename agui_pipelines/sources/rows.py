@@ -118,7 +118,8 @@ def _state(state_id: str, values: Mapping[str, Any], document: bytes | None, con
 
 def time_text(value: Any) -> str | None:
     text = as_text(value)
-    _require_text(text or "", "not_utf8", "A time is no text that UTF-8 can hold.")
+    if text is not None:
+        _require_text(text, "not_utf8", "A time is no text that UTF-8 can hold.")
     return text
 
 
