@@ -44,7 +44,7 @@ class CsvConfig(TypedRowsConfig):
     @classmethod
     def _known(cls, encoding: str) -> str:
         try:
-            b"".decode(encoding)
+            b" ".decode(encoding, "replace")  # of nothing, Python would not even ask for the encoding
         except LookupError:
             raise ValueError(f"there is no encoding '{encoding}'") from None
         return encoding
