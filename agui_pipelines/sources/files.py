@@ -38,15 +38,19 @@ class Files:
 
     def name(self, file: Path) -> str:
         """A file as people know it: as short as its place allows."""
-        return str(file.relative_to(self._folder)) if file.is_relative_to(self._folder) else str(file)
+        name = file.relative_to(self._folder) if file.is_relative_to(self._folder) else file
+        return str(name).encode("utf-8", "backslashreplace").decode()
 
     def place(self) -> Place:
-        """The file, or of a glob the folder below which all its files are."""
+        """The file; of a glob the folder below which all its files are, or what it says of files in one folder."""
         fixed = Path(self.pattern)
         while not fixed.exists() and _MAGIC & set(str(fixed)):
             fixed = fixed.parent
         nearest = next(path for path in (fixed, *fixed.parents) if path.exists())
-        return Place("file", f"{platform.node()} device {nearest.stat().st_dev}", os.path.realpath(fixed))
+        container = Path(os.path.realpath(fixed))
+        if "**" not in self.pattern:  # whatever lies deeper is no file of the source's
+            container /= Path(self.pattern).relative_to(fixed)
+        return Place("file", f"{platform.node()} device {nearest.stat().st_dev}", str(container))
 
     def ping(self) -> str:
         found = self.found()

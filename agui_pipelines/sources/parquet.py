@@ -22,11 +22,13 @@ from agui_pipelines.ports import BATCH_BYTES, OnReject, Place
 from agui_pipelines.records import Kind
 from agui_pipelines.sources.arrow_values import values
 from agui_pipelines.sources.files import Files, require_columns, unreadable
-from agui_pipelines.sources.rows import BATCH_ROWS, Row, raw_row, scanned
+from agui_pipelines.sources.rows import Row, raw_row, scanned
 from agui_pipelines.spec import ParquetConfig
 
 _DECODED: Final = 4
 """By how much rows may be larger than their encoded pages let one think."""
+_ROWS: Final = 250
+"""The most rows that are decoded at a time, as equal texts take next to nothing in a file."""
 
 
 class ParquetSource:
@@ -74,7 +76,7 @@ class ParquetSource:
     def _of_file(self, parquet: pq.ParquetFile, name: str) -> Iterator[Row]:
         columns = parquet.schema_arrow.names
         require_columns(columns, self._config.named, name)
-        wanted = list(self._config.named) if self._config.data or self._config.columns else columns
+        wanted = list(self._config.named) if self._config.data or self._config.columns else None
         number = 0
         for group in range(parquet.num_row_groups):
             size = _rows_at_once(parquet.metadata.row_group(group))
@@ -100,7 +102,7 @@ def _holds_bytes(kind: Any) -> bool:
 def _rows_at_once(group: Any) -> int:
     """So many rows that they are about a batch of documents, judged by the size of their group."""
     each = max(1, _DECODED * group.total_byte_size // max(1, group.num_rows))
-    return int(max(1, min(BATCH_ROWS, BATCH_BYTES // each)))
+    return int(max(1, min(_ROWS, BATCH_BYTES // each)))
 
 
 def open_(config: ParquetConfig, folder: Path) -> ParquetSource:

@@ -98,7 +98,8 @@ def _states(
 
 
 def rejected(on_reject: OnReject, name: bytes, row: Row, reason: str, detail: str) -> None:
-    on_reject(Reject(Kind.STATE, name, row.raw(), "export", reason, f"{row.origin}: {detail}"))
+    told = f"{row.origin}: {detail}".encode("utf-8", "backslashreplace").decode()
+    on_reject(Reject(Kind.STATE, name, row.raw(), "export", reason, told))
 
 
 def _state(state_id: str, values: Mapping[str, Any], document: bytes | None, config: RowsConfig) -> State:

@@ -79,7 +79,17 @@ class Spooled:
             # What is of no kind that will be asked for is told along with the first kind.
             if reject.kind is kind or (reject.kind not in self.kinds and kind is self.kinds[0]):
                 on_reject(reject)
-        yield from spool.read(kind, span.range)
+        states = 0
+        for batch in spool.read(kind, span.range):
+            states += batch.num_rows
+            yield batch
+        if self.kinds == (kind,) and states != len(span):
+            raise StagingError(
+                f"The spool of the plan '{self._id}' holds {states:,} states in the key range {span.range.name}; "
+                f"its catalogue lists {len(span):,}.",
+                why="One of the two files is not what was written, so states would be missing.",
+                remedy="Run the whole migration again with --fresh, which scans the source.",
+            )
 
     def salvage(self, document: bytes) -> bytes | None:
         """Another form of a document that turned out to be none, if the source knows one."""

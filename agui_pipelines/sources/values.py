@@ -26,6 +26,8 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
+import numpy as np
+
 from agui_pipelines import documents
 from agui_pipelines.spec import ColumnType
 
@@ -72,7 +74,9 @@ def is_finite(value: float | Decimal) -> bool:
 
 
 def _number_or_text(value: float | Decimal) -> Any:
-    return value if is_finite(value) else not_finite(value)
+    if not is_finite(value):
+        return not_finite(value)
+    return value if isinstance(value, Decimal) else float(value)  # NumPy's float64 is one, but not to JSON writers
 
 
 def _object(value: Mapping[Any, Any]) -> dict[str, Any]:
@@ -113,6 +117,7 @@ _FORMS: Final[tuple[tuple[Any, Callable[[Any], Any]], ...]] = (
     (Enum, lambda value: exact(value.value)),
     ((bool, int, str), lambda value: value),
     ((float, Decimal), _number_or_text),
+    ((np.integer, np.floating, np.bool_), lambda value: exact(value.item())),
     ((bytes, bytearray, memoryview), lambda value: base64(bytes(value))),
     ((dt.date, dt.time), lambda value: value.isoformat()),  # a datetime is a date
     (dt.timedelta, lambda value: duration(value // dt.timedelta(microseconds=1) * 1000)),

@@ -92,8 +92,11 @@ class Workspace:
             if folder is not None:
                 _make(folder)
             file = tempfile.TemporaryFile(dir=folder, prefix=".")  # noqa: SIM115 - its own errors are told apart
-        with file:
+        try:
             yield cast("IO[bytes]", _Writing(cast("IO[bytes]", file), self.root))
+        finally:
+            with suppress(OSError):  # closing flushes, which fails again on a full disk, and nobody needs it
+                file.close()
 
     def remove_folder(self, folder: str) -> None:
         """Remove a folder that holds nothing but files, with these; one that is not there is no error."""
@@ -133,6 +136,10 @@ class _Writing:
     def write(self, data: Any) -> int:
         with _own_errors(self._path):
             return self._file.write(data)
+
+    def flush(self) -> None:
+        with _own_errors(self._path):
+            self._file.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from agui_pipelines import spec
-from agui_pipelines.errors import RejectLimitError, SourceError, StagingError
+from agui_pipelines.errors import RejectLimitError, SamePlaceError, SourceError, StagingError
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.plan import plan
 from agui_pipelines.phases.session import Session
+from agui_pipelines.records import Kind
 from agui_pipelines.staging.spool import spools
 
 READER = """
@@ -42,6 +44,7 @@ from pathlib import Path
 from agui_pipelines import spec
 from agui_pipelines.phases.plan import plan
 from agui_pipelines.phases.session import Session
+from agui_pipelines.records import Kind
 from agui_pipelines.staging import Workspace
 
 text, folder, pattern = json.loads(sys.argv[1])
@@ -237,6 +240,34 @@ def test_a_lost_spool_is_told(lines, write):
     assert not plan(lines.session()).resumed
 
 
+def test_a_spool_that_is_not_what_was_catalogued_is_told(lines, write):
+    write("a.jsonl", *(b'{"id":"%d"}' % i for i in range(40)))
+    session = lines.session()
+    made, other = plan(session), lines.but(name="other").session()
+    write("a.jsonl", *(b'{"id":"%d"}' % i for i in range(39)))
+    spool = Path("spools") / made.plan_id / "state.parquet"
+    (lines.workspace / spool).write_bytes(
+        (other.workspace.path(f"spools/{plan(other).plan_id}/state.parquet")).read_bytes()
+    )
+    with pytest.raises(StagingError, match=r"holds 9 states in the key range 03; its catalogue lists 10"):
+        export(session, made, [r.name for r in made.ranges])
+
+
+def test_a_file_within_the_target_is_refused(migration, write, tmp_path):
+    write("a.jsonl", b'{"id":"a"}')
+
+    def planned(path, folder):
+        target = {"type": "file", "file_options": {"base_dir": str(tmp_path / folder)}}
+        return plan(migration(source={"type": "jsonl", "path": path, "id": "id"}, target=target).session(), fresh=True)
+
+    for path in ("in/a.jsonl", "in/*.jsonl", "**/*.jsonl"):
+        with pytest.raises(SamePlaceError):
+            planned(path, "in")
+    with pytest.raises(SamePlaceError):
+        planned("**/*.jsonl", "in/store")
+    assert planned("in/*.jsonl", "in/store").keys == planned("in/a.jsonl", "out").keys == 1
+
+
 def test_a_reader_that_breaks_leaves_nothing_behind(custom, tmp_path):
     (tmp_path / "crm.py").write_text("def read(**_):\n    raise OSError('the line is dead')\n    yield\n")
     text = {**custom.text, "source": {**custom.text["source"], "transformer": None}}
@@ -278,7 +309,7 @@ def test_what_is_in_memory_does_not_grow_with_the_source(migration, tmp_path, st
     made = plan(session)
     seen = 0
     with session.source(made.plan_id) as source, made.span(session.workspace, made.ranges[1].name) as span:
-        for batch in source.read("state", span, pytest.fail):
+        for batch in source.read(Kind.STATE, span, pytest.fail):
             seen += batch.num_rows
             most = max(most, pa.total_allocated_bytes())
     sys.modules.pop("crm", None)

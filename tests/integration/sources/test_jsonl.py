@@ -144,7 +144,7 @@ def test_no_file_is_no_source(opened, tmp_path):
     source = opened(type="jsonl", path="none/*.jsonl", id="id")
     assert not source.exists()
     assert source.ping() == "0 files"
-    assert source.place().container == str(tmp_path / "none")
+    assert source.place().container == str(tmp_path / "none" / "*.jsonl")
 
 
 def test_a_large_document_travels_alone(scan, tmp_path):

@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +42,10 @@ class Colour(Enum):
         (dt.timedelta(days=-1, microseconds=1), "-PT23H59M59.999999S"),
         (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         (ipaddress.ip_network("10.0.0.0/8"), "10.0.0.0/8"),
+        (np.int64(7), 7),
+        (np.float64(0.1), 0.1),
+        (np.float32(0.1), 0.10000000149011612),
+        (np.bool_(True), True),
         (Colour.RED, {"base64": "AA=="}),
         ((1, [b"a"], {"k": frozenset([2])}), [1, [{"base64": "YQ=="}], {"k": [2]}]),
     ],
@@ -50,7 +55,9 @@ def test_every_value_has_one_form(value, form):
     documents.dumps({"v": exact(value)})
 
 
-@pytest.mark.parametrize("value", [object(), {1: 2}, {"deep": [object()]}, 1j, lambda: None])
+@pytest.mark.parametrize(
+    "value", [object(), {1: 2}, {"deep": [object()]}, 1j, lambda: None, np.datetime64(1, "ns"), np.zeros(2)]
+)
 def test_what_has_no_form_is_told(value):
     with pytest.raises(UnfitError) as caught:
         exact(value)
