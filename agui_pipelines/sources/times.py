@@ -27,7 +27,10 @@ def as_text(value: Any) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, dt.datetime):
-        return _rfc3339(value.isoformat()) or value.isoformat()
+        offset = value.utcoffset()
+        # Local mean times are off by seconds, for which RFC 3339 has no offset.
+        moment = value.astimezone(dt.UTC) if offset is not None and offset % dt.timedelta(minutes=1) else value
+        return _rfc3339(moment.isoformat()) or moment.isoformat()
     if isinstance(value, dt.date):
         return f"{value.isoformat()}T00:00:00Z"
     if isinstance(value, str):
