@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from agui_pipelines import spec
+from agui_pipelines.cli import flags
 from agui_pipelines.errors import SpecError
 
 TARGET = {"type": "file"}
@@ -55,3 +57,13 @@ def test_a_reference_among_options_is_resolved_in_memory_only(monkeypatch):
     migration = parsed(type="custom", reader="a:b", options={"token": "${CRM_TOKEN}"})
     assert migration.source.options == {"token": "c4n4ry"}
     assert migration.text["source"]["options"] == {"token": "${CRM_TOKEN}"}
+
+
+@pytest.mark.parametrize(
+    ("path", "written"), [("in/*.csv", "{}/in/*.csv"), ("/in/a.csv", "/in/a.csv"), ("${IN}/a.csv", "${{IN}}/a.csv")]
+)
+def test_a_path_among_flags_counts_from_the_current_folder(tmp_path, monkeypatch, path, written):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "elsewhere.yaml"
+    flags.write({"name": "m", "source": {"type": "csv", "path": path, "id": "a"}, "target": TARGET}, file)
+    assert yaml.safe_load(file.read_text())["source"]["path"] == written.format(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -215,3 +216,26 @@ def test_an_object_store_holds_spools_too() -> None:
     assert [row["state_id"] for row in rows(reader)] == ["a", "b"]
     remove_spool(workspace, "plan-1")
     assert not has_spool(workspace, "plan-1")
+
+
+@pytest.mark.parametrize(
+    ("limit", "documents"),
+    [
+        pytest.param(100_000, 200, id="while documents arrive"),
+        pytest.param(20_000, 24, id="with documents that are still buffered"),
+    ],
+)
+def test_a_full_disk_is_told_and_leaves_nothing(
+    workspace: Workspace, tmp_path: Path, limit: int, documents: int
+) -> None:
+    noise = random.Random(1)
+    batches = [(Kind.STATE, states([(f"{i}", noise.randbytes(1000))])) for i in range(documents)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(StagingError, match=r"resumes|Make room"):
+            spooled(workspace, batches)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not has_spool(workspace, "plan-1")
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
