@@ -88,6 +88,11 @@ REJECT: Final = pa.schema(
 )
 """One record that cannot go on: its id and content as raw bytes (null where they could not be had), and why."""
 
+ORIGIN: Final = pa.schema(
+    [pa.field("state_id", pa.string(), nullable=False), pa.field("source_id", pa.string(), nullable=False)]
+)
+"""Which id the transforms gave to the records of which id of the source; of states, versions and snapshots alike."""
+
 SCHEMAS: Final = {Kind.STATE: STATE, Kind.VERSION: VERSION, Kind.SNAPSHOT: SNAPSHOT}
 
 _ID_COLUMNS: Final = {
