@@ -26,10 +26,10 @@ import pyarrow as pa
 
 from agui_pipelines.ports import OnReject
 from agui_pipelines.records import Kind
+from agui_pipelines.transforms.kept import MEMBER
 from agui_pipelines.transforms.options import fingerprint, wrong
 from agui_pipelines.transforms.rewriting import Document, RejectedError, changed_document, rewrite
 
-MEMBER: Final = "_migration"
 _NAME: Final = "add_migration_metadata"
 _EXAMPLE: Final = 'add_migration_metadata: {migrated_at: "2026-11-22T10:00:00Z"}'
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)

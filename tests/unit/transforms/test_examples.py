@@ -18,7 +18,7 @@ from agui_pipelines.records import STATE, Kind, Reject
 from agui_pipelines.transforms import chain
 
 PACKAGE = Path(agui_pipelines.transforms.__file__).parent
-SUPPORT = {"__init__", "field_paths", "options", "rewriting"}
+SUPPORT = {"__init__", "field_paths", "kept", "options", "rewriting"}
 MODULES = sorted(file.stem for file in PACKAGE.glob("*.py") if file.stem not in SUPPORT)
 
 LABELS = ("times", "before", "after", "rejected")
