@@ -173,6 +173,8 @@ class SnapshotWriter:
 
     def write_origins(self, batch: pa.RecordBatch) -> None:
         """Keep which ids became which (a batch of `ORIGIN`), so that ids which fall together can be found and named."""
+        if batch.num_rows == 0:
+            return
         if self._origins is None:
             self._origins = _OpenSegment(self._workspace, f"{self.snapshot_id}/origins.parquet", "origin", ORIGIN)
         self._origins.add(batch)
