@@ -77,9 +77,7 @@ def rfc3339(text: str) -> str | None:
         if offset is None:
             return None
         if len(digits) > 4:  # noqa: PLR2004 - seconds too
-            return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}{fraction or ''}Z".rjust(
-                len("2025-07-14T09:30:15Z"), "0"
-            )
+            return f"{moment.astimezone(UTC).isoformat().removesuffix('+00:00')}{fraction or ''}Z"
     except (ValueError, OverflowError):
         return text
     return f"{date}T{time}{fraction or ''}{'Z' if offset in ('+00:00', '-00:00') else offset}"
