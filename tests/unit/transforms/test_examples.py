@@ -72,6 +72,11 @@ def test_every_transform_has_an_example() -> None:
         assert any(label == "after" for _, label, _ in example(module).pairs), module
 
 
+def test_the_readme_names_every_transform() -> None:
+    table = (PACKAGE.parents[1] / "README.md").read_text("utf-8").partition("### Transforms\n")[2].partition("###")[0]
+    assert {name for name in MODULES if f"`{name}" in table} == set(MODULES)
+
+
 def test_every_module_is_a_transform_that_can_be_named() -> None:
     assert sorted(agui_pipelines.transforms._NAMES) == MODULES
 
