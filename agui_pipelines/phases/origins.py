@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from agui_pipelines.errors import CollisionError, named
 from agui_pipelines.keyspace import sorted_on_disk
-from agui_pipelines.records import ORIGIN, SOURCE_ID
+from agui_pipelines.records import ORIGIN, SOURCE_ID, Kind
 from agui_pipelines.staging import SnapshotReader
 
 _NAMED: Final = 100
@@ -41,11 +41,13 @@ def without_rows(batch: pa.RecordBatch, rows: set[int]) -> pa.RecordBatch:
     return batch.take(pa.array([row for row in range(batch.num_rows) if row not in rows], pa.int64()))
 
 
-def origins(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Which ids became which in a batch that carries its sources, each pair once."""
-    pairs = pa.table([batch.column("state_id"), batch.column(SOURCE_ID)], schema=ORIGIN)
-    distinct = pairs.group_by(ORIGIN.names, use_threads=False).aggregate([]).combine_chunks()
-    return pa.RecordBatch.from_arrays([distinct.column(name).combine_chunks() for name in ORIGIN.names], schema=ORIGIN)
+def origins(kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Which ids became which in a batch that carries its sources; of a state's history, each pair once."""
+    columns = [batch.column("state_id"), batch.column(SOURCE_ID)]
+    if kind is not Kind.STATE:
+        pairs = pa.table(columns, schema=ORIGIN).group_by(ORIGIN.names, use_threads=False).aggregate([])
+        columns = [pairs.column(name).combine_chunks() for name in ORIGIN.names]
+    return pa.RecordBatch.from_arrays(columns, schema=ORIGIN)
 
 
 def require_distinct_ids(readers: Sequence[SnapshotReader]) -> None:

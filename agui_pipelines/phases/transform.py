@@ -251,7 +251,7 @@ class _Stager:
                 kept = self._digested(kind, carrying, writer.reject)
             writer.write(kind, kept.select(DIGESTED[kind].names))
             if not self.steps.identity:
-                writer.write_origins(origins(kept))
+                writer.write_origins(origins(kind, kept))
 
     def _transformed(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
         """A digested batch that also carries what each of its rows was in the source."""

@@ -154,6 +154,8 @@ def test_a_document_too_deep_for_the_check_is_rejected(apply: Any) -> None:
         ({"schema": {"type": "int"}}, "at /type, 'int' is not valid under any of the given schemas"),
         ({"schema": {"minLength": -1}}, "at /minLength"),
         ({"schema": {"multipleOf": 0}}, "at /multipleOf"),
+        ({"schema": {"pattern": "("}}, "at /pattern"),
+        ({"schema": {"properties": {"a": {"patternProperties": {"(": {}}}}}}, "is no JSON Schema"),
         ({"schema": [1]}, "is no JSON Schema"),
         ({"schema": {"const": float("nan")}}, "takes JSON values only"),
         ("missing.json", "missing.json cannot be read: No such file or directory. It counts from"),
