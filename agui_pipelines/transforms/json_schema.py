@@ -15,7 +15,6 @@ The schema lies in a JSON file beside the migration file, or stands there itself
 The reject tells where in the document (a JSON pointer) and by which keyword of the schema. Numbers are exact: ``1.0`` counts as
 an integer, as the specification has it, and ``multipleOf: 0.01`` is decided in decimal. Without ``$schema`` the draft is
 2020-12; ``format`` is not asserted; a ``$ref`` leads within the schema or to a published metaschema, as nothing is fetched.
-Numbers with a fraction in a schema that stands in the migration file are read to 17 digits, those in a file in full.
 
 What versions and snapshots recorded is checked too; ``history: false`` checks states only. Deltas are left as they are.
 """

@@ -8,7 +8,7 @@
           - {op: move, from: /msgs, path: /messages}
           - {op: add, path: /messages/-, value: {text: bye, score: 1.50}}
     before:     user-1  {"kind": "chat", "msgs": [{"score": 2.50}]}
-    after:      user-1  {"kind":"chat","messages":[{"score":2.50},{"text":"bye","score":1.5}]}
+    after:      user-1  {"kind":"chat","messages":[{"score":2.50},{"text":"bye","score":1.50}]}
     before:     user-2  {"kind": "game"}
     rejected:   patch_failed
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from decimal import Decimal
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from xxhash import xxh3_128_hexdigest
 
 from agui_pipelines import documents
 from agui_pipelines.errors import SpecError
+from agui_pipelines.spec.text import WrittenFloat
 
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -48,13 +50,13 @@ def only_text(name: str, options: Any, key: str, example: str) -> str:
 def exact(name: str, value: Any, example: str) -> Any:
     """A JSON value out of the migration file, its numbers as `documents` has them.
 
-    YAML and JSON readers make doubles of numbers with a fraction; the shortest spelling of a double is what was written,
-    up to 17 digits. Raises `SpecError` for what is not JSON, such as a date without quotes.
+    Raises `SpecError` for what is not JSON, such as a date without quotes.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value
-    if isinstance(value, float) and math.isfinite(value):
-        return Decimal(repr(value))
+    if isinstance(value, WrittenFloat) or (isinstance(value, float) and math.isfinite(value)):
+        with suppress(InvalidOperation):  # an exponent that no number can have
+            return Decimal(value.written if isinstance(value, WrittenFloat) else repr(value))
     if isinstance(value, list):
         return [exact(name, item, example) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):

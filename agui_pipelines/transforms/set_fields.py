@@ -4,14 +4,14 @@
 
     transforms: [set_fields: {tenant: "acme", user.plan: {name: free, price: 0.10}, /items/0/n: 1.0}]
     before:     user-1  {"user": {"id": 7}, "tenant": "old", "items": [{"n": 0}]}
-    after:      user-1  {"user":{"id":7,"plan":{"name":"free","price":0.1}},"tenant":"acme","items":[{"n":1.0}]}
+    after:      user-1  {"user":{"id":7,"plan":{"name":"free","price":0.10}},"tenant":"acme","items":[{"n":1.0}]}
     before:     user-2  {"user": "ada", "items": [{"n": 0}]}
     rejected:   no_place
 
 A member that exists gets the new value at its place, another one is added last; objects that are missing on the way are made.
-A document in which the way leads through a text, a number, or past the end of an array is rejected by name. A number with a
-fraction is read from the migration file to 17 digits. The documents of versions and snapshots are changed alike; a version's
-delta is kept, and tells what changed between the documents as they were.
+A document in which the way leads through a text, a number, or past the end of an array is rejected by name. Numbers are taken
+from the migration file as they are written there. The documents of versions and snapshots are changed alike; a version's delta
+is kept, and tells what changed between the documents as they were.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import yaml
 
 import agui_pipelines.transforms
 from agui_pipelines.records import STATE, Kind, Reject
+from agui_pipelines.spec.text import _loaded
 from agui_pipelines.transforms import chain
 
 PACKAGE = Path(agui_pipelines.transforms.__file__).parent
@@ -47,7 +47,7 @@ def example(module: str) -> Example:
             lines[-1] += line.strip()  # a long document goes on in the next line
         else:
             steps.append(line)
-    found = Example(yaml.safe_load("\n".join(steps))["transforms"], source, [])
+    found = Example(_loaded("\n".join(steps))["transforms"], source, [])
     for line in lines:
         label, _, value = line.partition(":")
         if label == "times":
