@@ -131,6 +131,27 @@ def test_a_chain_that_is_undone_gives_back_every_document(ends, moved, migration
     assert content(opened(third), exact) == content(store, exact)
 
 
+def test_documents_of_postgresql_are_of_use_from_redis(migration, config, opened, exact):
+    first, second = config("postgresql", "first"), config("redis", "second")
+    store = opened(first)
+    store.prepare()
+    remember(store, "a", b'{"created_at":"2025-07-14 09:30:15.120+00","metadata":{"n":%b,"price":1.50}}' % BIG)
+    remember(store, "b", b'{"metadata":"text","updated_at":null}')
+    steps = ["postgres_to_redis", {"add_migration_metadata": {"migrated_at": "2026-11-22T10:00:00Z"}}]
+    move = migration(source=first, target=second, transforms=steps, accept_losses=["timestamps"])
+
+    assert move.run().validation.passed
+
+    flat = b'{"created_at":"2025-07-14T09:30:15.120Z","meta_n":%b,"meta_price":1.50}' % BIG
+    found = content(opened(second), exact)
+    assert [(data, other) for _, data, _ in found["a"][1] for _, other in found["a"][2]] == [(exact(flat), exact(flat))]
+    times = found["a"][0].pop("_migration")
+    assert found["a"][0] == exact(flat)
+    assert times.keys() == {"original_created_at", "original_updated_at", "migrated_at"}
+    assert times["migrated_at"] == "2026-11-22T10:00:00Z"
+    assert found["b"][1][0][1] == exact(b'{"metadata":"text","updated_at":null}')
+
+
 def test_what_a_step_leaves_alone_arrives_byte_by_byte(ends, moved, opened):
     _, second, store = ends
     remember(store, "a", b'{"x":1e5,"y":-0.0}')
