@@ -254,7 +254,10 @@ class Store(Reader, Protocol):
 
 
 class Transform(Protocol):
-    """One step between exported and staged records; takes and returns bare batches."""
+    """One step between exported and staged records; takes and returns bare batches.
+
+    A batch may carry further columns beside those of its kind, which go with their rows (see `records.with_source`).
+    """
 
     identity: bool
     """Whether this step changes nothing at all, so that segments can be referenced instead of copied."""

@@ -88,6 +88,11 @@ REJECT: Final = pa.schema(
 )
 """One record that cannot go on: its id and content as raw bytes (null where they could not be had), and why."""
 
+ORIGIN: Final = pa.schema(
+    [pa.field("state_id", pa.string(), nullable=False), pa.field("source_id", pa.string(), nullable=False)]
+)
+"""Which id the transforms gave to the records of which id of the source; of states, versions and snapshots alike."""
+
 SCHEMAS: Final = {Kind.STATE: STATE, Kind.VERSION: VERSION, Kind.SNAPSHOT: SNAPSHOT}
 
 _ID_COLUMNS: Final = {
@@ -95,6 +100,10 @@ _ID_COLUMNS: Final = {
     Kind.VERSION: ("state_id", "version_id"),
     Kind.SNAPSHOT: ("state_id", "snapshot_id"),
 }
+
+SOURCE_ID: Final = "source_id"
+SOURCE_DATA: Final = "source_data"
+"""Columns that accompany a batch within the transform phase only; see `with_source`."""
 
 _DIGEST: Final = pa.binary(WIDTH)
 
@@ -138,6 +147,22 @@ class Reject:
 def id_columns(kind: Kind) -> tuple[str, ...]:
     """The columns that together name a record of this kind within a store."""
     return _ID_COLUMNS[kind]
+
+
+def with_source(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch that also carries, through whatever its rows go, what each was in the source; nothing is copied."""
+    for name, column in ((SOURCE_ID, "state_id"), (SOURCE_DATA, "data")):
+        batch = batch.append_column(batch.schema.field(column).with_name(name), batch.column(column))
+    return batch
+
+
+def rejected(kind: Kind, batch: pa.RecordBatch, row: int, phase: str, reason: str, detail: str) -> Reject:
+    """A row as a reject: named and kept as it was in the source, where the batch still carries that (see `with_source`)."""
+    carries = SOURCE_ID in batch.schema.names
+    columns = [SOURCE_ID if carries and name == "state_id" else name for name in id_columns(kind)]
+    key = "/".join(batch.column(name)[row].as_py() for name in columns)
+    raw = batch.column(SOURCE_DATA if carries else "data")[row].as_py()
+    return Reject(kind, key.encode(), raw, phase, reason, detail)
 
 
 def reject_batch(rejects: list[Reject]) -> pa.RecordBatch:

@@ -17,7 +17,7 @@ from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import OnReject, Reader, Store
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import Digester, Kind, Reject, digested, gathered, id_columns
+from agui_pipelines.records import Digester, Kind, Reject, digested, gathered, rejected
 from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter
 from agui_pipelines.staging.flow import Behind, ahead
 
@@ -168,7 +168,7 @@ def digested_or_rejected(
         document = batch.column("data")[row].as_py()
         other = salvage(document) if salvage is not None else None
         if other is None:
-            on_reject(_unusable(kind, batch, row, traits))
+            on_reject(unusable_reject(kind, batch, row, traits))
         else:
             rows.append(row)
             data.append(other)
@@ -180,10 +180,10 @@ def digested_or_rejected(
         yield from digested_or_rejected(kind, again, on_reject)
 
 
-def _unusable(kind: Kind, batch: pa.RecordBatch, row: int, traits: int) -> Reject:
-    key = "/".join(batch.column(c)[row].as_py() for c in id_columns(kind))
+def unusable_reject(kind: Kind, batch: pa.RecordBatch, row: int, traits: int, phase: str = PHASE) -> Reject:
+    """A row whose document has traits that no record may have, as a reject."""
     reason, detail = next(text for trait, text in _REASONS.items() if traits & trait)
-    return Reject(kind, key.encode(), batch.column("data")[row].as_py(), PHASE, reason, detail)
+    return rejected(kind, batch, row, phase, reason, detail)
 
 
 _REASONS: Final = {

@@ -10,23 +10,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from agui_pipelines import losses
-from agui_pipelines.errors import CollisionError, LossError, RejectLimitError, StagingError, named
-from agui_pipelines.keyspace import sorted_on_disk
+from agui_pipelines.errors import LossError, RejectLimitError, StagingError, named
 from agui_pipelines.losses import Fates
-from agui_pipelines.phases.export import SnapshotReport, digested_or_rejected, exported, in_ranges
+from agui_pipelines.phases.export import SnapshotReport, exported, in_ranges, unusable_reject
 from agui_pipelines.phases.history import History, newest_only
+from agui_pipelines.phases.origins import beside, origins, require_distinct_ids, without_rows
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import OnReject, Refusal, Store
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import DIGEST_FIELDS, DIGESTED, SCHEMAS, Digester, Kind, Reject, id_columns
+from agui_pipelines.records import (
+    DIGEST_FIELDS,
+    DIGESTED,
+    SCHEMAS,
+    SOURCE_DATA,
+    SOURCE_ID,
+    Digester,
+    Kind,
+    Reject,
+    digested,
+    rejected,
+    with_source,
+)
 from agui_pipelines.staging import Manifest, Segment, SnapshotReader, SnapshotWriter
 from agui_pipelines.transforms import Chain, chain
 from agui_pipelines.transforms.kept import carried, restored
@@ -60,7 +71,7 @@ def transform(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRe
             basis=lambda name: f"{sources[name].manifest.snapshot_id} | {stager.fingerprint}",
         )
     if not steps.identity:
-        _require_distinct_ids(list(staged_ranges(session, plan).values()))
+        require_distinct_ids(list(staged_ranges(session, plan).values()))
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 
 
@@ -97,7 +108,7 @@ def require_importable(session: Session, snapshots: Iterable[SnapshotReader]) ->
     _require_few_rejects(session, readers)
     _require_accepted_losses(session, readers)
     if any(reader.manifest.transform != "identity" for reader in readers):
-        _require_distinct_ids(readers)
+        require_distinct_ids(readers)
 
 
 def _require_few_rejects(session: Session, readers: list[SnapshotReader]) -> None:
@@ -142,27 +153,6 @@ def _require_accepted_losses(session: Session, readers: list[SnapshotReader]) ->
         losses={name: fate.lost for name, fate in refused.items()},
         loss_ledger=losses.table(found, session.migration.accept_losses),
     )
-
-
-def _require_distinct_ids(readers: list[SnapshotReader]) -> None:
-    for kind in Kind:
-        if not any(reader.segments(kind) for reader in readers):
-            continue
-        columns = list(id_columns(kind))
-        schema = pa.schema([SCHEMAS[kind].field(name) for name in columns])
-        batches = (batch.select(columns) for reader in readers for batch in reader.batches(kind, columns))
-        keys = ", ".join(columns)
-        query = f"SELECT {keys}, count(*) AS n FROM rows GROUP BY {keys} HAVING n > 1 ORDER BY {keys} LIMIT 100"  # noqa: S608
-        twice = [
-            "/".join(row[c] for c in columns) for b in sorted_on_disk(batches, schema, query) for row in b.to_pylist()
-        ]
-        if twice:
-            raise CollisionError(
-                f"After the transforms, several {kind}s want the same id: {named(twice)}.",
-                why="Only one of each could be kept.",
-                remedy="Change the transforms so that different ids stay different, and run again.",
-                ids=twice,
-            )
 
 
 def _require_exported(session: Session, plan: Plan, name: str) -> SnapshotReader:
@@ -252,36 +242,35 @@ class _Stager:
             if history is not None:
                 batch, beyond = history.split(exported_)
                 yield losses.fates(exported_, {"history": beyond}, {"history": beyond}, {})
-            for changed in self._transformed(kind, batch, writer.reject):
-                kept = _without_refused(target, kind, changed, writer.reject)
-                had, lost = losses.present(kind, kept), target.losses(kind, kept)
-                carrying, encoded = carried(kept, lost, self.session.migration.keep if kind is Kind.STATE else ())
-                yield losses.fates(
-                    kept, had, {name: mask for name, mask in lost.items() if name not in encoded}, encoded
-                )
-                if encoded:
-                    bare = carrying.select(SCHEMAS[kind].names)
-                    for digested in digested_or_rejected(kind, bare, writer.reject, digester=self.digester):
-                        writer.write(kind, digested)
-                else:
-                    writer.write(kind, kept)
+            changed = self._transformed(kind, batch, writer.reject)
+            kept = _without_refused(target, kind, changed, writer.reject)
+            had, lost = losses.present(kind, kept), target.losses(kind, kept)
+            carrying, encoded = carried(kept, lost, self.session.migration.keep if kind is Kind.STATE else ())
+            yield losses.fates(kept, had, {name: mask for name, mask in lost.items() if name not in encoded}, encoded)
+            if encoded:
+                kept = self._digested(kind, carrying, writer.reject)
+            writer.write(kind, kept.select(DIGESTED[kind].names))
+            if not self.steps.identity:
+                writer.write_origins(origins(kind, kept))
 
-    def _transformed(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
-        bare = batch.select(SCHEMAS[kind].names)
+    def _transformed(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
+        """A digested batch that also carries what each of its rows was in the source."""
+        changed = with_source(batch.select(SCHEMAS[kind].names))
         if kind is Kind.STATE and self.session.migration.restore_kept:
-            bare = restored(bare)
+            changed = restored(changed)
         if not self.steps.identity:
-            bare = self.steps.apply(kind, bare, on_reject)
-        if bare.column("data").equals(batch.column("data")) and (kind is Kind.STATE or self.steps.identity):
+            changed = self.steps.apply(kind, changed, on_reject)
+        if changed.column("data").equals(batch.column("data")) and (kind is Kind.STATE or self.steps.identity):
             # Only ids or times changed, if anything, and a state's digests are those of its document alone.
-            digests = [batch.column(field.name) for field in DIGEST_FIELDS]
-            yield pa.RecordBatch.from_arrays([*bare.columns, *digests], schema=DIGESTED[kind])
-            return
-        yield from digested_or_rejected(kind, bare, partial(_as_transformed, on_reject), digester=self.digester)
+            return beside(changed, batch.select([field.name for field in DIGEST_FIELDS]))
+        return self._digested(kind, changed, on_reject)
 
-
-def _as_transformed(on_reject: OnReject, reject: Reject) -> None:
-    on_reject(Reject(reject.kind, reject.id, reject.raw, PHASE, reject.reason, reject.detail))
+    def _digested(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
+        usable, unusable = digested(kind, batch.select(SCHEMAS[kind].names), self.digester)
+        for row, traits in unusable:
+            on_reject(unusable_reject(kind, batch, row, traits, PHASE))
+        sources = batch.select([SOURCE_ID, SOURCE_DATA])
+        return beside(usable, without_rows(sources, {row for row, _ in unusable}))
 
 
 def _refusals(target: Store, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
@@ -296,9 +285,5 @@ def _without_refused(target: Store, kind: Kind, batch: pa.RecordBatch, on_reject
     if not refusals:
         return batch
     for refusal in {refusal.row: refusal for refusal in reversed(refusals)}.values():  # the first of each row
-        key = "/".join(batch.column(c)[refusal.row].as_py() for c in id_columns(kind))
-        raw = batch.column("data")[refusal.row].as_py()
-        on_reject(Reject(kind, key.encode(), raw, PHASE, refusal.reason, refusal.detail))
-    refused = {refusal.row for refusal in refusals}
-    keep = [row for row in range(batch.num_rows) if row not in refused]
-    return batch.take(pa.array(keep, pa.int64()))
+        on_reject(rejected(kind, batch, refusal.row, PHASE, refusal.reason, refusal.detail))
+    return without_rows(batch, {refusal.row for refusal in refusals})

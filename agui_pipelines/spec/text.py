@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import yaml
 
@@ -16,6 +16,30 @@ from agui_pipelines.errors import MissingVariableError, SpecError
 
 FILE_VARIABLE: Final = "AGUI_MIGRATION"
 _REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_DECIMAL: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+class WrittenFloat(float):
+    """A number with a fraction that remembers how it was written, for options whose value goes into documents."""
+
+    written: str
+
+    def __new__(cls, text: str | float) -> Self:
+        number = super().__new__(cls, text)
+        number.written = str(text)
+        return number
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, but for numbers that are more than a double."""
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
+    text = str(loader.construct_scalar(node)).replace("_", "")
+    return WrittenFloat(text) if _DECIMAL.fullmatch(text) else float(loader.construct_yaml_float(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 def read_mapping(file: Path, *, what: str) -> dict[str, Any]:
@@ -42,8 +66,8 @@ def _loaded(text: str) -> Any:
     """YAML, or JSON, which YAML holds all of but tabs as white space."""
     if text.lstrip().startswith("{"):
         with suppress(ValueError):
-            return json.loads(text)
-    return yaml.safe_load(text)
+            return json.loads(text, parse_float=WrittenFloat)
+    return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
 
 
 def _position(error: yaml.YAMLError) -> str:
@@ -86,6 +110,8 @@ def struck(value: Any, key: str = "") -> Any:
         return {k: struck(item, str(k)) for k, item in value.items()}
     if isinstance(value, list):
         return [struck(item) for item in value]
+    if isinstance(value, WrittenFloat):
+        return float(value)
     if not isinstance(value, str) or _REFERENCE.fullmatch(value):
         return value
     return "***" if _SECRET_KEY.search(key) else redacted(value)

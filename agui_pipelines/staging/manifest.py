@@ -58,6 +58,8 @@ class Manifest:
     transform: str = "identity"
     fates: Fates = field(default_factory=dict)
     """What became of the records' properties, by property; see `losses`."""
+    origins_segment: Segment | None = None
+    """Which ids became which, where a transform may have renamed them."""
 
     def summary(self, kind: Kind) -> KindSummary:
         segments = [s for s in self.segments if s.kind == kind]
@@ -88,6 +90,8 @@ class Manifest:
                 raise ValueError("its format is not known to this version")
             values["segments"] = tuple(Segment(**s) for s in values["segments"])
             values["rejects_segment"] = Segment(**values["rejects_segment"]) if values["rejects_segment"] else None
+            origins = values.get("origins_segment")
+            values["origins_segment"] = Segment(**origins) if origins else None
             values["parents"] = tuple(values["parents"])
             values["fates"] = {
                 name: Fate(**{**fate, "examples": tuple(fate["examples"])}) for name, fate in values["fates"].items()

@@ -20,7 +20,7 @@ from xxhash import xxh3_128
 
 from agui_pipelines.errors import StagingError
 from agui_pipelines.losses import Fates
-from agui_pipelines.records import DIGESTED, REJECT, Kind, Reject, reject_batch
+from agui_pipelines.records import DIGESTED, ORIGIN, REJECT, Kind, Reject, reject_batch
 from agui_pipelines.staging.manifest import Manifest, Segment
 from agui_pipelines.staging.workspace import Workspace, new_id
 
@@ -140,6 +140,7 @@ class SnapshotWriter:
         self._segments: list[Segment] = []
         self._reject_lock = threading.Lock()
         self._reject_file: _OpenSegment | None = None
+        self._origins: _OpenSegment | None = None
         self._numbers = dict.fromkeys(Kind, 0)
         self.rejects = 0
 
@@ -152,8 +153,9 @@ class SnapshotWriter:
         abandoned = error or StagingError("The snapshot was not sealed.")
         for segment in self._open.values():
             segment.abandon(abandoned)
-        if self._reject_file is not None:
-            self._reject_file.abandon(abandoned)
+        for file in (self._reject_file, self._origins):
+            if file is not None:
+                file.abandon(abandoned)
 
     def write(self, kind: Kind, batch: pa.RecordBatch) -> None:
         """Add a digested batch."""
@@ -168,6 +170,14 @@ class SnapshotWriter:
         if segment.full:
             self._segments.append(segment.seal())
             del self._open[kind]
+
+    def write_origins(self, batch: pa.RecordBatch) -> None:
+        """Keep which ids became which (a batch of `ORIGIN`), so that ids which fall together can be found and named."""
+        if batch.num_rows == 0:
+            return
+        if self._origins is None:
+            self._origins = _OpenSegment(self._workspace, f"{self.snapshot_id}/origins.parquet", "origin", ORIGIN)
+        self._origins.add(batch)
 
     def reject(self, reject: Reject) -> None:
         """Keep a record that cannot go on. May be called from another thread than `write`."""
@@ -194,6 +204,10 @@ class SnapshotWriter:
         if self._reject_file is not None:
             rejects_segment = self._reject_file.seal()
             self._reject_file = None
+        origins_segment = None
+        if self._origins is not None:
+            origins_segment = self._origins.seal()
+            self._origins = None
         manifest = Manifest(
             snapshot_id=self.snapshot_id,
             stage=self._stage,
@@ -207,6 +221,7 @@ class SnapshotWriter:
             parents=parents,
             transform=transform,
             fates=fates or {},
+            origins_segment=origins_segment,
         )
         self._workspace.write(f"snapshots/{self.snapshot_id}/manifest.json", manifest.to_json())
         return manifest
@@ -243,7 +258,8 @@ class SnapshotReader:
     def verify(self) -> None:
         """Read every segment and compare its checksum. Raises `StagingError` for the first that differs."""
         self._intact.clear()
-        for segment in (*self.manifest.segments, *filter(None, [self.manifest.rejects_segment])):
+        extra = filter(None, [self.manifest.rejects_segment, self.manifest.origins_segment])
+        for segment in (*self.manifest.segments, *extra):
             self._require_intact(segment)
 
     def _require_intact(self, segment: Segment) -> None:
@@ -259,6 +275,15 @@ class SnapshotReader:
         if digest.hexdigest() != segment.checksum:
             raise _damaged(segment, "its checksum is not that in the manifest")
         self._intact.add(segment.path)
+
+    def origins(self) -> Iterator[pa.RecordBatch]:
+        """Which ids became which, as batches of `ORIGIN`. Where nothing was renamed, each id is its own origin."""
+        if self.manifest.origins_segment is not None:
+            yield from self.segment_batches(self.manifest.origins_segment)
+            return
+        for kind in Kind:
+            for batch in self.batches(kind, ["state_id"]):
+                yield pa.RecordBatch.from_arrays([batch.column(0), batch.column(0)], schema=ORIGIN)
 
     def rejects(self) -> Iterator[Reject]:
         """What could not go on in the phase that wrote this snapshot."""

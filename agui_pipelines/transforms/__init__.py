@@ -4,12 +4,18 @@ In the migration file a step is a name (``identity``) or a mapping of one name t
 
     transforms:
       - strip_prefix: {prefix: "session:"}
+      - rename_fields: {msgs: messages}
       - python: "my_package.shapes:upgrade"
+
+Every transform's module says what it does, with an example. All of them give versions and snapshots the id of their state, and
+change the documents that these recorded as they change the state's, unless the module says otherwise. None changes a version's
+``delta``: after a transform that moves or changes members, it tells what changed between the documents as they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,13 +24,28 @@ import pyarrow as pa
 from agui_pipelines.errors import SpecError
 from agui_pipelines.ports import OnReject, Transform
 from agui_pipelines.records import Kind
-from agui_pipelines.transforms import identity, python, strip_prefix
 
-_FACTORIES: Final[dict[str, Callable[[Any, Path], Transform]]] = {
-    "identity": identity.build,
-    "strip_prefix": strip_prefix.build,
-    "python": python.build,
-}
+_NAMES: Final = frozenset(
+    {
+        "add_migration_metadata",
+        "add_prefix",
+        "drop_fields",
+        "flatten_metadata",
+        "format_1_to_2",
+        "identity",
+        "json_schema",
+        "jsonpatch",
+        "percent_encode",
+        "postgres_to_redis",
+        "python",
+        "rename_fields",
+        "rename_ids",
+        "set_fields",
+        "strip_prefix",
+        "unflatten_metadata",
+    }
+)
+"""Each is a module of this package with ``build(options, folder)``, imported when it is needed."""
 
 
 class Chain:
@@ -46,10 +67,11 @@ def chain(steps: Sequence[str | dict[str, Any]], folder: Path) -> Chain:
     return Chain([_build(step, folder) for step in steps])
 
 
-def _build(step: str | dict[str, Any], folder: Path) -> Transform:
-    name, options = (step, None) if isinstance(step, str) else next(iter(step.items()), ("", None))
-    if isinstance(step, dict) and len(step) != 1:
-        raise SpecError(f"A transform is a name, or one name with its options, not {sorted(map(str, step))}.")
-    if name not in _FACTORIES:
-        raise SpecError(f"There is no transform '{name}'.", remedy=f"Known: {', '.join(sorted(_FACTORIES))}.")
-    return _FACTORIES[name](options, folder)
+def _build(asked: str | dict[str, Any], folder: Path) -> Transform:
+    name, options = (asked, None) if isinstance(asked, str) else next(iter(asked.items()), ("", None))
+    if isinstance(asked, dict) and len(asked) != 1:
+        raise SpecError(f"A transform is a name, or one name with its options, not {sorted(map(str, asked))}.")
+    if name not in _NAMES:
+        raise SpecError(f"There is no transform '{name}'.", remedy=f"Known: {', '.join(sorted(_NAMES))}.")
+    step: Transform = import_module(f"{__name__}.{name}").build(options, folder)
+    return step

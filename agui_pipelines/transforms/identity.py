@@ -1,4 +1,11 @@
-"""``identity``: changes nothing; segments are then referenced instead of copied."""
+"""``identity``: changes nothing; segments are then referenced instead of copied.
+
+::
+
+    transforms: [identity]
+    before:     user-1  {"n": 1.0}
+    after:      user-1  {"n": 1.0}
+"""
 
 from __future__ import annotations
 
@@ -7,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from agui_pipelines.errors import SpecError
 from agui_pipelines.ports import OnReject
 from agui_pipelines.records import Kind
+from agui_pipelines.transforms.options import no_options
 
 
 class Identity:
@@ -21,6 +28,5 @@ class Identity:
 
 
 def build(options: Any, folder: Path) -> Identity:  # noqa: ARG001 - every transform is built alike
-    if options:
-        raise SpecError("The transform 'identity' takes no options.")
+    no_options("identity", options)
     return Identity()

@@ -1,22 +1,27 @@
 """``strip_prefix: {prefix: "session:"}``: takes a prefix off every state id.
 
-An id without the prefix is left as it is; one that consists of nothing else is rejected.
+::
+
+    transforms: [strip_prefix: {prefix: "session:"}]
+    before:     session:user-1  {"n": 1.0}
+    after:      user-1          {"n": 1.0}
+
+An id without the prefix is left as it is; one that consists of nothing else is rejected. Versions and snapshots follow their
+state; documents and deltas stay as they are.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agui_pipelines.errors import SpecError
 from agui_pipelines.ports import OnReject
-from agui_pipelines.records import Kind, Reject, id_columns
-
-_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+from agui_pipelines.records import Kind, rejected
+from agui_pipelines.transforms.options import fingerprint, only_text
+from agui_pipelines.transforms.rewriting import PHASE
 
 
 class StripPrefix:
@@ -24,16 +29,15 @@ class StripPrefix:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self.fingerprint = f"strip_prefix:{prefix}"
+        self.fingerprint = fingerprint("strip_prefix", prefix)
 
     def apply(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
         ids = batch.column("state_id")
         bare = pc.equal(ids, self._prefix)
         if pc.any(bare).as_py():
-            for row in batch.filter(bare).to_pylist():
-                detail = f"The id is the prefix '{self._prefix}' and nothing else, so no id would be left."
-                key = "/".join(row[name] for name in id_columns(kind))
-                on_reject(Reject(kind, key.encode(), row["data"], "transform", "empty_id", detail))
+            detail = f"The id is the prefix '{self._prefix}' and nothing else, so no id would be left."
+            for row in pc.indices_nonzero(bare).to_pylist():
+                on_reject(rejected(kind, batch, row, PHASE, "empty_id", detail))
             batch = batch.filter(pc.invert(bare))
             ids = batch.column("state_id")
         # Slicing counts characters, as len() does.
@@ -44,7 +48,4 @@ class StripPrefix:
 
 
 def build(options: Any, folder: Path) -> StripPrefix:  # noqa: ARG001 - every transform is built alike
-    prefix = options.get("prefix") if isinstance(options, dict) and set(options) == {"prefix"} else options
-    if not isinstance(prefix, str) or not prefix or _LONE_SURROGATE.search(prefix):
-        raise SpecError("The transform 'strip_prefix' needs a prefix: strip_prefix: {prefix: \"session:\"}.")
-    return StripPrefix(prefix)
+    return StripPrefix(only_text("strip_prefix", options, "prefix", 'strip_prefix: {prefix: "session:"}'))

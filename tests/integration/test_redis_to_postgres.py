@@ -355,7 +355,11 @@ def test_ids_that_fall_together_are_named_and_nothing_is_written(legacy, move, t
 
     assert refused.value.exit_code == 3
     assert refused.value.data["ids"] == ["ada", "bob"]
-    assert "'ada', 'bob'" in str(refused.value)
+    assert refused.value.data["sources"] == {
+        "ada": ["session:ADA", "session:Ada", "session:ada"],
+        "bob": ["session:Bob", "session:bob"],
+    }
+    assert "'ada' (from 'session:ADA', 'session:Ada', 'session:ada'), 'bob' (from 'session:Bob'" in str(refused.value)
     assert target.tables() == set()
 
 

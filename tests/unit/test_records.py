@@ -338,6 +338,12 @@ def test_spellings_of_one_moment(one: str, other: str) -> None:
     assert instant(one) == instant(other)
 
 
+def test_the_year_of_a_moment_has_four_digits() -> None:
+    # The zero time of the reference store, and one that its offset takes into an earlier year.
+    assert instant("0001-01-01T00:00:00Z") == "0001-01-01T00:00:00.000000Z"
+    assert instant("1000-01-01T00:00:00+01:00") == "0999-12-31T23:00:00.000000Z"
+
+
 @pytest.mark.parametrize(
     "text",
     [

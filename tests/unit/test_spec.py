@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import traceback
 from pathlib import Path
@@ -173,6 +174,28 @@ def test_a_file_mode_written_as_octal_in_yaml_is_the_same(tmp_path: Path) -> Non
 
 def test_json_is_read_as_well_as_yaml(tmp_path: Path) -> None:
     assert load(written(tmp_path, json.dumps(MINIMAL, indent="\t"), "m.json")).name == "m"
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_a_number_in_the_options_of_a_transform_is_the_one_that_was_written(tmp_path: Path, suffix: str) -> None:
+    numbers = "0.1000000000000000055, 1.50, -1.0e+400"
+    text = json.dumps({**MINIMAL, "transforms": [{"set_fields": {"a": ["numbers"]}}]})
+    whole = ("" if suffix == "json" else "# not JSON\n") + text.replace('"numbers"', numbers)
+    found = load(written(tmp_path, whole, f"m.{suffix}"))
+    [asked] = found.transforms
+    assert isinstance(asked, dict)
+    assert [number.written for number in asked["set_fields"]["a"]] == numbers.split(", ")
+    assert copy.deepcopy(asked["set_fields"]["a"][0]).written == "0.1000000000000000055"
+    # What is stored and printed knows plain numbers only.
+    assert {type(number) for number in found.text["transforms"][0]["set_fields"]["a"]} == {float}
+
+
+@pytest.mark.parametrize(("number", "value"), [("1_000.5", 1000.5), (".inf", math.inf), ("190:20:30.15", 685230.15)])
+def test_other_numbers_are_what_yaml_makes_of_them(tmp_path: Path, number: str, value: float) -> None:
+    text = f"name: m\nsource: {{type: redis}}\ntarget: {{type: file}}\ntransforms: [python: {number}]\n"
+    [asked] = load(written(tmp_path, text)).transforms
+    assert isinstance(asked, dict)
+    assert asked["python"] == value
 
 
 def test_a_migration_cannot_be_changed() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from agui_pipelines.errors import StagingError
 from agui_pipelines.losses import Fate
-from agui_pipelines.records import DIGESTED, SCHEMAS, Kind, Reject, digested
+from agui_pipelines.records import DIGESTED, ORIGIN, SCHEMAS, Kind, Reject, digested
 from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter, Workspace, snapshot
 
 
@@ -140,6 +140,34 @@ def test_rejects_are_kept_with_their_raw_bytes(any_workspace: Workspace) -> None
     reader.verify()
 
 
+def origins(*pairs: tuple[str, str]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([{"state_id": i, "source_id": s} for i, s in pairs], schema=ORIGIN)
+
+
+def test_which_ids_became_which_is_kept(any_workspace: Workspace) -> None:
+    with writer(any_workspace, "staged") as out:
+        out.write(Kind.STATE, states(2))
+        out.write_origins(origins())
+        out.write_origins(origins(("s00000", "p:0"), ("é", "")))
+        out.write_origins(origins(("s00001", "p:1")))
+        sealed = out.seal()
+    reader = SnapshotReader(any_workspace, sealed.snapshot_id)
+    found = [tuple(row.values()) for each in reader.origins() for row in each.to_pylist()]
+    assert found == [("s00000", "p:0"), ("é", ""), ("s00001", "p:1")]
+    assert (sealed.records, sealed.document_bytes) == (2, 14)  # origins are no records
+
+
+def test_where_no_origins_were_kept_each_id_is_its_own(any_workspace: Workspace) -> None:
+    with writer(any_workspace) as out:
+        for kind, content in FULL_AND_EMPTY.items():
+            out.write(kind, batch(kind, *content))
+        out.write_origins(origins())
+        sealed = out.seal()
+    reader = SnapshotReader(any_workspace, sealed.snapshot_id)
+    found = [tuple(row.values()) for each in reader.origins() for row in each.to_pylist()]
+    assert found == [(row["state_id"], row["state_id"]) for content in FULL_AND_EMPTY.values() for row in content]
+
+
 def test_what_is_told_when_sealing_stands_in_the_manifest(workspace: Workspace) -> None:
     with writer(workspace) as parent:
         parent.write(Kind.STATE, states(2))
@@ -254,6 +282,7 @@ def fill(out: SnapshotWriter) -> None:
     for kind, content in FULL_AND_EMPTY.items():
         out.write(kind, batch(kind, *content))
     out.reject(REJECTS[0])
+    out.write_origins(origins(("a", "p:a")))
 
 
 def test_a_snapshot_left_without_seal_is_invisible_and_leaves_no_file(workspace: Workspace) -> None:
@@ -377,7 +406,8 @@ def test_verify_finds_every_damaged_segment(
     workspace: Workspace, sealed: Manifest, damage: Callable[[bytes], bytes]
 ) -> None:
     assert sealed.rejects_segment is not None
-    for segment in (*sealed.segments, sealed.rejects_segment):
+    assert sealed.origins_segment is not None
+    for segment in (*sealed.segments, sealed.rejects_segment, sealed.origins_segment):
         name = f"snapshots/{segment.path}"
         content = workspace.read(name)
         workspace.write(name, damage(content))

@@ -55,7 +55,7 @@ def test_what_one_step_rejects_the_next_one_does_not_see(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("step", "sentence"),
     [
-        ("nope", "There is no transform 'nope'. Known: identity, python, strip_prefix."),
+        ("nope", "There is no transform 'nope'. Known: add_migration_metadata, add_prefix, "),
         ({"nope": {}}, "There is no transform 'nope'."),
         ({"a": 1, "b": 2}, "A transform is a name, or one name with its options, not ['a', 'b']."),
         ({}, "A transform is a name, or one name with its options, not []."),

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,6 @@ from agui_pipelines.canonical import digest
 from agui_pipelines.errors import MigrationError, SpecError, TransformError
 from agui_pipelines.records import STATE, VERSION, Kind, Reject
 from agui_pipelines.transforms import chain
-
-
-@pytest.fixture(autouse=True)
-def fresh_imports() -> Iterator[None]:
-    path, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name.startswith(("my_", "agui_transform")):
-            del sys.modules[name]
 
 
 def module(folder: Path, text: str, name: str = "my_shapes") -> str:
