@@ -165,6 +165,15 @@ class Layout:
         for entry in self.entries(kind, folder):
             yield entry.name[: -len(SUFFIX)]
 
+    def backed_up(self, folder: bytes) -> set[bytes]:
+        """The ids of the states of which a folder holds the previous content, whether or not they are still there."""
+        ending = SUFFIX + BACKUP
+        try:
+            with os.scandir(self.tree(Kind.STATE, folder)) as entries:
+                return {entry.name[: -len(ending)] for entry in entries if entry.name.endswith(ending)}
+        except FileNotFoundError:
+            return set()
+
     def strays(self, folder: bytes) -> tuple[bytes, ...]:
         """The ids of the states in `folder` that belong into another one."""
         if self.shards == 0 and not folder:

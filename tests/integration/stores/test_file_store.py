@@ -627,6 +627,89 @@ def test_a_version_that_equals_exactly_one_document_belongs_to_it_with_its_chain
     assert reasons(rejects) == [("x1", "unattributed")]
 
 
+def test_the_state_that_a_file_names_itself_goes_before_its_metadata_and_its_chain(
+    base: Path, store: FileStore
+) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}')))
+    store.save_version(Version("v1", "user-1", TIME, b"{}"))
+    as_reference(base, "versions", "shard_15", "v2", StateID="user-30", Metadata={"state_id": "user-1"}, State={"a": 1})
+    as_reference(base, "versions", "shard_15", "v3", Metadata={"state_id": "user-30"}, ParentID="v1", State={"a": 1})
+    as_reference(base, "versions", "shard_15", "v4", ParentID="v1", State={"b": 1})
+    assert owners(store, Kind.VERSION) == {"v1": "user-1", "v2": "user-30", "v3": "user-30", "v4": "user-1"}
+
+
+def test_a_state_in_metadata_that_is_no_text_does_not_tell(base: Path, store: FileStore) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}')))
+    for id_, metadata in (("v1", {"state_id": 1}), ("v2", {"deep": {"state_id": "user-1"}}), ("v3", ["state_id"])):
+        as_reference(base, "versions", "shard_15", id_, Metadata=metadata, State={"c": id_})
+    rows, rejects = everything(store, Kind.VERSION)
+    assert rows == []
+    assert reasons(rejects) == [(id_, "unattributed") for id_ in ("v1", "v2", "v3")]
+
+
+def test_a_backup_without_its_state_shows_that_the_shard_had_another_state(base: Path, store: FileStore) -> None:
+    for id_ in ("user-1", "user-30"):
+        store.set_state(id_, b'{"n":1}')
+        store.set_state(id_, b'{"n":2}')
+    as_reference(base, "versions", "shard_15", "v1", State={"whose": "?"})
+    as_reference(base, "versions", "shard_15", "v2", State={"n": 2})
+    store.delete_state("user-30")
+    rows, rejects = everything(store, Kind.VERSION)
+    assert [row["version_id"] for row in rows] == ["v2"]
+    assert reasons(rejects) == [("v1", "unattributed")]
+    (base / "states/shard_15/user-30.json.backup").unlink()
+    assert owners(store, Kind.VERSION) == {"v1": "user-1", "v2": "user-1"}
+
+
+def test_a_chain_that_is_connected_to_two_states_belongs_to_neither(base: Path, store: FileStore) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}')))
+    store.save_version(Version("a", "user-1", TIME, b"{}", parent_id="v2"))
+    store.save_version(Version("b", "user-30", TIME, b"{}", parent_id="v2"))
+    as_reference(base, "versions", "shard_15", "v1", State={"a": 1})
+    as_reference(base, "versions", "shard_15", "v2", ParentID="v1")
+    as_reference(base, "snapshots", "shard_15", "s1", Version="v2", State={"c": 1})
+    rows, rejects = everything(store, Kind.VERSION)
+    assert sorted(row["version_id"] for row in rows) == ["a", "b"]
+    assert reasons(rejects) == [("v1", "unattributed"), ("v2", "unattributed")]
+    assert "'user-1' and 'user-30'" in rejects[0].detail
+    assert reasons(everything(store, Kind.SNAPSHOT)[1]) == [("s1", "unattributed")]
+
+
+def test_a_circle_of_parents_is_one_chain(base: Path, store: FileStore) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}')))
+    as_reference(base, "versions", "shard_15", "v1", ParentID="v2", State={"b": 1})
+    as_reference(base, "versions", "shard_15", "v2", ParentID="v1", State={"c": 1}, Timestamp="2024-01-01T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "v3", ParentID="v3", State={"c": 1})
+    assert owners(store, Kind.VERSION) == {"v1": "user-30", "v2": "user-30"}
+    assert reasons(everything(store, Kind.VERSION)[1]) == [("v3", "unattributed")]
+
+
+def test_the_empty_document_that_histories_begin_with_does_not_tell_whose_they_are(
+    base: Path, store: FileStore
+) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b"{}")))
+    as_reference(base, "versions", "shard_15", "v1", State={})
+    as_reference(base, "versions", "shard_15", "v2", State={"of": "a state that was deleted"}, ParentID="v1")
+    rows, rejects = everything(store, Kind.VERSION)
+    assert rows == []
+    assert reasons(rejects) == [("v1", "unattributed"), ("v2", "unattributed")]
+
+
+def test_an_older_version_tells_by_its_content_only_where_no_other_chain_holds_the_like(
+    base: Path, store: FileStore
+) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"first":1}')))
+    # A crash between version and state leaves the head one version behind.
+    as_reference(base, "versions", "shard_15", "v1", State={"first": 1}, Timestamp="2025-01-01T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "v2", State={"a": 1}, ParentID="v1", Timestamp="2025-01-02T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "v3", State={"a": 2}, ParentID="v2", Timestamp="2025-01-03T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "w1", State={"first": 1}, Timestamp="2025-01-01T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "x1", State={"first": 1}, Timestamp="2025-01-01T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "x2", State={"x": 1}, ParentID="x1", Timestamp="2025-01-02T00:00:00Z")
+    assert owners(store, Kind.VERSION) == {"v1": "user-1", "v2": "user-1", "v3": "user-1", "w1": "user-30"}
+    assert reasons(everything(store, Kind.VERSION)[1]) == [("x1", "unattributed"), ("x2", "unattributed")]
+
+
 def test_what_belongs_to_no_state_is_rejected_once_with_its_bytes(base: Path, store: FileStore) -> None:
     store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}'), ("default", b"{}")))
     as_reference(base, "versions", "shard_15", "v1", State={"c": 1})
