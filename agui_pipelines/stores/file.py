@@ -96,7 +96,7 @@ class FileStore:
             yield _catalogue(keys, weights)
 
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
-        """History files that belong to no state are rejected with the range that has no lower bound: once in a plan."""
+        """What belongs to no state, or is no record at all, is rejected with the range that has no lower bound."""
         self._need_base()
         with self._errors():
             if kind is Kind.STATE:
@@ -115,6 +115,9 @@ class FileStore:
                 if os.path.lexists(tree):
                     self._layout.refuse_outside(tree)
                     self._refuse_unusable(tree)
+            for kind in Kind:
+                for folder in self._layout.folders(kind):
+                    self._refuse_unusable(self._layout.tree(kind, folder))
 
     def prepare(self) -> None:
         """Create base_dir and its three trees, and clear away what a process that ended long ago left half written."""

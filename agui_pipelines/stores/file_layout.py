@@ -160,6 +160,30 @@ class Layout:
         except FileNotFoundError:
             return
 
+    def misplaced(self, kind: Kind) -> Iterator[tuple[bytes, bytes, str]]:
+        """What somebody may take for records of a tree and the format does not: an id, a path, and what is wrong with it.
+
+        That are ``*.json`` that are no files (``not_a_file``), and files in folders that are no shards (``nested``). A link
+        to a folder is named, and not followed.
+        """
+        for folder in self.folders(kind):
+            pending = [b""]
+            while pending:
+                below = pending.pop()
+                with os.scandir(self.tree(kind, folder) + b"/" + below) as entries:
+                    for entry in entries:
+                        name, is_folder = below + entry.name, entry.is_dir(follow_symlinks=False)
+                        key = name.removesuffix(SUFFIX)
+                        if is_folder and (folder or below or not entry.name.startswith(_SHARD)):
+                            pending.append(name + b"/")
+                        if below:
+                            if not is_folder and key != name:
+                                yield key, entry.path, "nested"
+                        elif key != name and not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                            yield key, entry.path, "not_a_file"
+                        elif key == name and entry.is_symlink() and entry.is_dir() and not name.startswith(_SHARD):
+                            yield key, entry.path, "nested"
+
     def keys(self, kind: Kind, folder: bytes) -> Iterator[bytes]:
         """The ids of the records in a folder, as the file names have them."""
         for entry in self.entries(kind, folder):

@@ -52,8 +52,7 @@ R = TypeVar("R", Version, Snapshot)
 class RedisStore:
     """The store whose keys begin with ``redis_options.key_prefix``; connects when it is first used.
 
-    Bodies that no sorted set names (the format cannot tell whose they are without looking into every key) are not found
-    by `read`. The single-record operations take and give ids that are not UTF-8 with their bytes as lone surrogates.
+    Bodies that no sorted set names are rejected by `read`, with the range that has no lower bound. The single-record operations take and give ids that are not UTF-8 with their bytes as lone surrogates.
     """
 
     def __init__(self, config: RedisConfig) -> None:
@@ -95,7 +94,13 @@ class RedisStore:
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         if kind is Kind.STATE:
             return self._read_states(span, on_reject)
-        return HistoryReader(self._wire, self._layout, kind, on_reject).read(span.keys(BATCH_KEYS))
+        return self._read_history(HistoryReader(self._wire, self._layout, kind, on_reject), span)
+
+    @staticmethod
+    def _read_history(reader: HistoryReader, span: Span) -> Iterator[pa.RecordBatch]:
+        if span.lower is None:
+            reader.reject_unlisted()
+        yield from reader.read(span.keys(BATCH_KEYS))
 
     def _read_states(self, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         def reject(id_: bytes, raw: bytes | None, reason: str, detail: str) -> None:

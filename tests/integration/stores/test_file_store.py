@@ -469,12 +469,50 @@ def test_a_file_that_cannot_be_read_is_rejected_by_name(base: Path, store: FileS
         store.get_state("user-30")
 
 
-def test_what_is_no_file_is_no_state_whatever_its_name(base: Path, store: FileStore) -> None:
+def test_what_is_no_file_is_no_record_whatever_its_name_and_is_told_once(base: Path, store: FileStore) -> None:
     store.set_state("user-1", b"{}")
     (base / "states/shard_15/user-30.json").mkdir()
     os.mkfifo(base / "states/shard_15/user-41.json")
-    assert documents(store) == {"user-1": b"{}"}
+    (base / "versions/shard_15/v1.json").mkdir(parents=True)
+    for ranges in (1, 3, 16):
+        rows, rejects = everything(store, Kind.STATE, ranges)
+        assert [row["state_id"] for row in rows] == ["user-1"]
+        assert reasons(rejects) == [("user-30", "not_a_file"), ("user-41", "not_a_file")]
+        assert reasons(everything(store, Kind.VERSION, ranges)[1]) == [("v1", "not_a_file")]
     assert store.stats().states == 1
+    assert list(store.list_states()) == ["user-1"]
+
+
+def test_files_that_lie_deeper_than_the_format_keeps_any_are_rejected_by_name_with_their_content(
+    base: Path, store: FileStore
+) -> None:
+    store.set_state("user-1", b"{}")
+    outside = base.parent / "outside"
+    outside.mkdir()
+    (outside / "x.json").write_bytes(b'{"secret":1}')
+    for name in (
+        "states/shard_15/a/b.json",
+        "states/a/b/c.json",
+        "states/shard_15/d.json/e.json",
+        "snapshots/f/g.json",
+    ):
+        (base / name).parent.mkdir(parents=True)
+        (base / name).write_bytes(b'{"n":1}')
+    (base / "states/shard_15/a/notes.txt").write_bytes(b"no record")
+    (base / "states/shard_15/link").symlink_to(outside)
+    (base / "states/shard_15/a/link.json").symlink_to(outside / "x.json")
+    rows, rejects = everything(store, Kind.STATE)
+    assert [row["state_id"] for row in rows] == ["user-1"]
+    assert sorted((r.name, r.reason, r.raw) for r in rejects) == [
+        ("a/b", "nested", b'{"n":1}'),
+        ("a/b/c", "nested", b'{"n":1}'),
+        ("a/link", "nested", None),
+        ("d", "not_a_file", None),
+        ("d.json/e", "nested", b'{"n":1}'),
+        ("link", "nested", None),
+    ]
+    assert reasons(everything(store, Kind.SNAPSHOT)[1]) == [("f/g", "nested")]
+    assert list(store.list_states()) == ["user-1"]
 
 
 def test_writing_replaces_a_link_and_not_what_it_leads_to(base: Path, store: FileStore) -> None:
@@ -496,6 +534,7 @@ def test_a_folder_that_is_a_link_out_of_the_base_is_refused(base: Path, name: st
     (base / name).parent.mkdir(parents=True)
     (base / name).symlink_to(outside)
     for attempt in (
+        lambda s: s.check(),
         lambda s: list(s.keys()),
         lambda s: s.get_state("user-1"),
         lambda s: s.set_state("user-1", b'{"n":2}'),
