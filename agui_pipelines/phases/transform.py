@@ -39,6 +39,8 @@ _SMALL: Final = {
     for kind, schema in DIGESTED.items()
 }
 
+_SLOTS: Final = pa.schema([pa.field("slot", pa.string()), pa.field("id", pa.string())])
+
 
 def transform(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotReport:
     """Stage the named key ranges, which must have been exported.
@@ -98,6 +100,7 @@ def require_importable(session: Session, snapshots: Iterable[SnapshotReader]) ->
     _require_accepted_losses(session, readers)
     if any(reader.manifest.transform != "identity" for reader in readers):
         _require_distinct_ids(readers)
+    _require_own_slots(session, readers)
 
 
 def _require_few_rejects(session: Session, readers: list[SnapshotReader]) -> None:
@@ -163,6 +166,37 @@ def _require_distinct_ids(readers: list[SnapshotReader]) -> None:
                 remedy="Change the transforms so that different ids stay different, and run again.",
                 ids=twice,
             )
+
+
+def _require_own_slots(session: Session, readers: list[SnapshotReader]) -> None:
+    """Refuse records whose ids differ and of which the target could keep only one; see `Store.slots`."""
+    with session.target() as target:
+        for kind in Kind:
+            columns = list(id_columns(kind))
+            nothing = pa.RecordBatch.from_pylist([], pa.schema([SCHEMAS[kind].field(name) for name in columns]))
+            if target.slots(kind, nothing) is None or not any(reader.segments(kind) for reader in readers):
+                continue
+            batches = (batch for reader in readers for batch in reader.batches(kind, columns))
+            query = "SELECT min(id) AS one, max(id) AS other FROM rows GROUP BY slot HAVING count(*) > 1 ORDER BY 1 LIMIT 100"
+            shared = [
+                (row["one"], row["other"])
+                for batch in sorted_on_disk((_slots(target, kind, batch) for batch in batches), _SLOTS, query)
+                for row in batch.to_pylist()
+            ]
+            if shared:
+                raise CollisionError(
+                    f"Several {kind}s would take one place in the target: "
+                    f"{named([f'{one} and {other}' for one, other in shared])}.",
+                    why="It tells them apart by less than their ids, so one would overwrite the other. Nothing was written.",
+                    remedy="Change one of the ids by a transform or at the source, or choose another target.",
+                    ids=[id_ for pair in shared for id_ in pair],
+                )
+
+
+def _slots(target: Store, kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
+    ids = [batch.column(name) for name in id_columns(kind)]
+    names = pc.binary_join_element_wise(*ids, "/") if len(ids) > 1 else ids[0]
+    return pa.RecordBatch.from_arrays([target.slots(kind, batch), names], schema=_SLOTS)
 
 
 def _require_exported(session: Session, plan: Plan, name: str) -> SnapshotReader:

@@ -2,7 +2,7 @@
 
 Ids need not be text that the locale can express, so every path here is bytes.
 """
-# ruff: noqa: PTH108, PTH112, PTH121 - pathlib does not take bytes
+# ruff: noqa: PTH108, PTH110, PTH112, PTH121 - pathlib does not take bytes
 
 from __future__ import annotations
 
@@ -102,6 +102,12 @@ class Layout:
     def folder(self, state_id: str) -> bytes:
         """The folder within each tree in which everything of a state belongs; empty for the tree itself."""
         return _SHARD + str(shard(state_id, self.shards)).encode() if self.shards else b""
+
+    def folders_of(self, keys: Sequence[bytes]) -> list[bytes]:
+        """The folders in which everything of some states belongs; see `folder`."""
+        if not self.shards:
+            return [b""] * len(keys)
+        return [_SHARD + str(number).encode() for number in shards(keys, self.shards)]
 
     def tree(self, kind: Kind, folder: bytes = b"") -> bytes:
         """The path of a tree, or of a folder in it."""
@@ -215,6 +221,15 @@ class Layout:
             return os.path.samefile(self.tree(Kind.STATE), self.base + b"/" + TREES[Kind.STATE].upper())
         except FileNotFoundError:
             return False if os.path.isdir(self.tree(Kind.STATE)) else None
+
+    def will_fold_case(self, above: bytes) -> bool:
+        """As `folds_case`; while there is no folder to ask, `above`, which exists, is asked in its place."""
+        folds = self.folds_case()
+        if folds is None:
+            parent, _, name = above.rpartition(b"/")
+            other = parent + b"/" + name.swapcase()
+            folds = other != above and os.path.exists(other) and os.path.samefile(above, other)
+        return folds
 
     def remove_leftovers(self, *, before_ns: int) -> None:
         """Remove files that were being written when a process ended, where that was before a moment."""

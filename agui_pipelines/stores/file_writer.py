@@ -54,13 +54,13 @@ class Folders:
             if tree not in self._names:
                 self.layout.refuse_outside(tree)
                 names = os.listdir(tree) if self._folds and os.path.exists(tree) else []
-                self._names[tree] = {_folded(name): name for name in names}
+                self._names[tree] = {folded(name): name for name in names}
         if self._folds:
             self._refuse_twin(tree, key + SUFFIX)
         return self.layout.path(kind, folder, key)
 
     def _refuse_twin(self, tree: bytes, name: bytes) -> None:
-        present = self._names[tree].setdefault(_folded(name), name)
+        present = self._names[tree].setdefault(folded(name), name)
         if present != name:
             raise StoreError(
                 f"'{os.fsdecode(name)}' would overwrite '{os.fsdecode(present)}' in {os.fsdecode(tree)}.",
@@ -69,7 +69,7 @@ class Folders:
             )
 
 
-def _folded(name: bytes) -> str:
+def folded(name: bytes) -> str:
     """The form in which such file systems compare names; they ignore how accents are composed as well."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", os.fsdecode(name)).casefold())
 

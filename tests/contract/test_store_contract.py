@@ -752,6 +752,22 @@ def test_versions_whose_ids_could_be_confused_never_overwrite_each_other_in_sile
         assert same(got.data, version.data)
 
 
+@pytest.mark.parametrize(("one", "two"), [*CONFUSABLE, (("a", "v1"), ("a", "v2")), (("a", "v1"), ("b", "v2"))])
+def test_exactly_the_versions_that_cannot_both_be_kept_have_one_slot(
+    store: Store, one: tuple[str, str], two: tuple[str, str]
+) -> None:
+    rows = [version_row(state_id, id_) for state_id, id_ in (one, two)]
+    slots = store.slots(Kind.VERSION, batch(Kind.VERSION, *rows))
+    assert slots is not None
+    store.write(Kind.VERSION, batch(Kind.VERSION, rows[0]))
+    if len(set(slots.to_pylist())) == 1:
+        with pytest.raises(StoreError):
+            store.write(Kind.VERSION, batch(Kind.VERSION, rows[1]))
+    else:
+        store.write(Kind.VERSION, batch(Kind.VERSION, rows[1]))
+        assert len(everything(store, Kind.VERSION)) == 2
+
+
 def save_both(store: Store, first: Version, second: Version, how: str) -> None:
     if how == "one by one":
         store.save_version(first)
