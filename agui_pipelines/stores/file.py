@@ -272,7 +272,7 @@ class FileStore:
         """A writer whose changes are made when the block ends, and dropped if it fails."""
         changes = Changes(self._options.file_mode, synced=synced)
         try:
-            yield Writer(self._layout, self._folders, changes, self._reserve)
+            yield Writer(self._layout, self._folders, changes, self._reserve, self._reader.history)
             changes.commit()
         finally:
             changes.discard()

@@ -71,6 +71,10 @@ class FolderHistory:
         names = self.owned[kind].get(state)
         return [] if names is None else names.split(_NAMES)
 
+    def owners(self, kind: Kind) -> dict[bytes, bytes]:
+        """The states of all versions or snapshots that have one, by the ids of these."""
+        return {key: state for state, names in self.owned[kind].items() for key in names.split(_NAMES)}
+
 
 class Record(NamedTuple):
     """A history file that could be read: its parts without our ``StateID``, and the state it names itself, if any."""

@@ -842,6 +842,19 @@ def test_states_of_one_shard_do_not_overwrite_each_others_history(base: Path, st
     assert [(r.row, r.reason) for r in refusals] == [(1, "shared_name")]
 
 
+def test_a_file_that_names_no_state_is_replaced_by_its_own_state_only(base: Path, store: FileStore) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}')))
+    as_reference(base, "versions", "shard_15", "v1", State={"a": 1})
+    as_reference(base, "versions", "shard_15", "v2", State={"c": 1})
+    rows = [version_row("user-30", id_, data=b'{"b":1}') for id_ in ("v0", "v1")]
+    with pytest.raises(UnstorableRecordError, match=r"'user-30'.*'user-1'"):
+        store.write(Kind.VERSION, batch(Kind.VERSION, rows))
+    assert owners(store, Kind.VERSION) == {"v1": "user-1"}
+    assert store.write(Kind.VERSION, batch(Kind.VERSION, [version_row("user-1", "v1")])) == Written(updated=1)
+    assert store.write(Kind.VERSION, batch(Kind.VERSION, [version_row("user-30", "v2")])) == Written(updated=1)
+    assert owners(store, Kind.VERSION) == {"v1": "user-1", "v2": "user-30"}
+
+
 def test_a_version_whose_extra_members_take_our_name_is_refused(store: FileStore) -> None:
     rows = batch(
         Kind.VERSION, [version_row("user-1", "v1", extra=b'{"StateID":"x"}'), version_row("a", "v2", extra=b'{"x":1}')]
