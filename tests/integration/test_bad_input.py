@@ -129,6 +129,48 @@ def test_a_damaged_file_store_is_refused_by_name_and_the_rest_moves_once_that_is
     assert (tree(tmp_path / "first"), tree(tmp_path / "outside")) == before
 
 
+@pytest.mark.parametrize("destination", ["file", "redis", "postgresql"])
+def test_a_damaged_redis_store_is_refused_by_name_and_the_rest_moves_once_that_is_accepted(
+    migration, config, opened, destination
+):
+    first, second = config("redis", "first"), config(destination, "second")
+    opened(first).set_state("good", b'{"n":1}')
+    opened(first).save_version(Version("v1", "good", TIME, b'{"n":1}'))
+    with redis.Redis.from_url(first["connection_url"]) as client:
+        client.set("ag-ui:state:state:half", b'{"n":')
+        client.hset("ag-ui:state:state:hash", "n", "1")
+        client.set(b"ag-ui:state:state:\xff", b"{}")
+        client.zadd("ag-ui:state:versions:good", {"dangling": 1, "half": 1})
+        client.set("ag-ui:state:version:good:half", b'{"ID":')
+        client.set("ag-ui:state:version:good:unlisted", version_file("unlisted"))
+        client.set("ag-ui:state:version:gone:unlisted", version_file("unlisted"))
+        client.set("ag-ui:state:snapshots:good", b"no sorted set")
+        client.set("ag-ui:state:snapshot:good:s1", b"{}")
+    expected = {
+        b"half": ("undecodable", b'{"n":'),
+        b"hash": ("wrong_type", None),
+        b"\xff": ("id_not_utf8", b"{}"),
+        b"good/dangling": ("missing_body", None),
+        b"good/half": ("undecodable", b'{"ID":'),
+        b"good/unlisted": ("unlisted", version_file("unlisted")),
+        b"gone/unlisted": ("unlisted", version_file("unlisted")),
+        b"good": ("wrong_type", None),
+        b"good/s1": ("unlisted", b"{}"),
+    }
+    move = migration(source=first, target=second)
+
+    with pytest.raises(RejectLimitError) as refused:
+        move.run()
+
+    assert refused.value.data["rejected"] == len(expected)
+    assert {id_: (reason, raw) for id_, (_, reason, raw) in move.rejects().items()} == expected
+
+    assert move.but(limits={"max_rejects": len(expected)}).run().validation.passed
+
+    assert states_of(opened(second)) == {"good": {"n": 1}}
+    assert [v.version_id for v in opened(second).get_version_history("good")] == ["v1"]
+
+
 @contextmanager
 def without_privilege(folder):
     """Work as a user for whom permissions count; the tests may run as root, for whom they do not."""
