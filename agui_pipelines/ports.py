@@ -215,6 +215,13 @@ class Store(Reader, Protocol):
         """
         ...
 
+    def slots(self, kind: Kind, batch: pa.RecordBatch) -> pa.StringArray | None:
+        """What tells the rows of a batch (of which only the ids are needed) apart in this store, if that is less than ids.
+
+        Two records with one slot cannot both be kept, wherever they come from. None if ids that differ suffice.
+        """
+        ...
+
     def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
         """Which rows of a batch carry a property that this store has no place for, by property (see `losses`).
 

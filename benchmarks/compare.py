@@ -1,4 +1,4 @@
-"""Interleaved comparison, Redis to PostgreSQL: this pipeline against what people would do instead.
+"""Interleaved comparison, Redis to PostgreSQL or another route: this pipeline against what people would do instead.
 
     pip install -e '.[bench]' && python benchmarks/compare.py
 
@@ -11,6 +11,9 @@ medians over the rounds and ratios of them are printed as a Markdown table.
 * ``handwritten``: the loop everybody writes: GET, json.loads, INSERT … ON CONFLICT, commit every 1000
 * ``dlt``: dlt's default merge into one table with a JSON column
 * ``command``: the whole ``agui-migrate run``: start-up, plan, staging, expectations, import, full validation
+
+``--route`` chooses another route, between AG-UI stores (see ``routes.py``), with the contenders ``pipeline`` and
+``handwritten``.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ import dlt
 import pandas  # noqa: F401, ICN001 - Arrow imports it on first use, which no contender shall pay for within a round
 import psycopg
 import redis
+import routes
 
 from agui_pipelines import spec
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
@@ -186,19 +190,20 @@ class Bench:
             env={**os.environ, "DAGSTER_HOME": str(self.home)},
         )
 
-    def table(self) -> str:
-        median = {name: statistics.median(times) for name, times in self.seconds.items()}
-        lines = ["| contender | median s | states/s | pipeline is | floor |", "|---|---:|---:|---:|---:|"]
-        for name, seconds in median.items():
-            ratio = seconds / median["pipeline"]
-            floor = f"{FLOORS[name]:g} ×" if name in FLOORS else ""
-            lines.append(f"| {name} | {seconds:.1f} | {self.states / seconds:,.0f} | {ratio:.2f} × | {floor} |")
-        if {"command", "handwritten"} <= median.keys():
-            lines.append("")
-            lines.append(
-                f"whole command against handwritten: {median['handwritten'] / median['command']:.2f} × (floor 3 ×)"
-            )
-        return "\n".join(lines)
+
+def table(seconds_of: dict[str, list[float]], states: int, floors: dict[str, float]) -> str:
+    median = {name: statistics.median(times) for name, times in seconds_of.items()}
+    lines = ["| contender | median s | states/s | pipeline is | floor |", "|---|---:|---:|---:|---:|"]
+    for name, seconds in median.items():
+        ratio = f"{seconds / median['pipeline']:.2f} ×" if "pipeline" in median else ""
+        floor = f"{floors[name]:g} ×" if name in floors else ""
+        lines.append(f"| {name} | {seconds:.1f} | {states / seconds:,.0f} | {ratio} | {floor} |")
+    if {"command", "handwritten"} <= median.keys():
+        lines.append("")
+        lines.append(
+            f"whole command against handwritten: {median['handwritten'] / median['command']:.2f} × (floor 3 ×)"
+        )
+    return "\n".join(lines)
 
 
 def migration_text(source: str, target: str) -> dict[str, object]:
@@ -211,6 +216,7 @@ def migration_text(source: str, target: str) -> dict[str, object]:
     }
 
 
+ROUTE = "redis-postgresql"
 CONTENDERS = ("pipeline", "unstaged", "handwritten", "dlt", "command")
 
 
@@ -220,7 +226,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--text-bytes", type=int, default=750, help="sets the size of a state; 750 gives about 1 KB")
     parser.add_argument("--only", choices=CONTENDERS, action="append", help="run only these contenders")
+    parser.add_argument("--route", choices=[ROUTE, *routes.FLOORS], default=ROUTE)
     options = parser.parse_args()
+    chosen: list[str] = options.only or list(CONTENDERS if options.route == ROUTE else routes.CONTENDERS)
+    if options.route == ROUTE:
+        result = compare_from_legacy(options, chosen)
+    elif not set(chosen) <= set(routes.CONTENDERS):
+        parser.error(f"the route {options.route} has the contenders {', '.join(routes.CONTENDERS)}")
+    else:
+        result = compare_stores(options, chosen)
+    print(
+        f"\n{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n"
+    )
+    print(result)
+
+
+def compare_from_legacy(options: argparse.Namespace, chosen: list[str]) -> str:
     with EmbeddedRedis() as source, EmbeddedPostgres() as target, tempfile.TemporaryDirectory() as home:
         shutil.copy(Path(__file__).parents[1] / "dagster.yaml", home)
         with redis.Redis.from_url(source.url) as client:
@@ -229,12 +250,20 @@ def main() -> None:
         bench = Bench(source.url, target.url, options.states, Path(home))
         for number in range(1, options.rounds + 1):
             print(f"round {number}", flush=True)
-            for name in options.only or CONTENDERS:
+            for name in chosen:
                 bench.time(name, getattr(bench, name))
-    print(
-        f"\n{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n"
-    )
-    print(bench.table())
+    return table(bench.seconds, bench.states, FLOORS)
+
+
+def compare_stores(options: argparse.Namespace, chosen: list[str]) -> str:
+    with routes.RouteBench(options.route, options.states) as bench:
+        filled = bench.fill(options.text_bytes)
+        print(f"{options.route}: {options.states:,} states of {filled / options.states:,.0f} bytes on average")
+        for number in range(1, options.rounds + 1):
+            print(f"round {number}", flush=True)
+            for name in chosen:
+                bench.time(name)
+    return table(bench.seconds, bench.states, routes.FLOORS[options.route])
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ property on this route is counted on the way (see `losses`).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agui_pipelines import losses
-from agui_pipelines.errors import LossError, RejectLimitError, StagingError, named
+from agui_pipelines.errors import StagingError
 from agui_pipelines.losses import Fates
 from agui_pipelines.phases.export import SnapshotReport, exported, in_ranges, unusable_reject
 from agui_pipelines.phases.history import History, newest_only
@@ -33,7 +32,6 @@ from agui_pipelines.records import (
     SOURCE_ID,
     Digester,
     Kind,
-    Reject,
     digested,
     rejected,
     with_source,
@@ -88,71 +86,6 @@ def staged_ranges(session: Session, plan: Plan) -> dict[str, SnapshotReader]:
     """The staged snapshots of all ranges that have one."""
     found = {r.name: staged(session, plan, r.name) for r in plan.ranges}
     return {name: reader for name, reader in found.items() if reader is not None}
-
-
-def rejects(session: Session, snapshots: Iterable[SnapshotReader]) -> Iterator[Reject]:
-    """What was rejected on the way to these staged snapshots, in export and in transform."""
-    for snapshot in snapshots:
-        for parent in snapshot.manifest.parents:
-            yield from SnapshotReader(session.workspace, parent).rejects()
-        yield from snapshot.rejects()
-
-
-def require_importable(session: Session, snapshots: Iterable[SnapshotReader]) -> None:
-    """Refuse before the first write.
-
-    Raises `RejectLimitError` for too many rejects, `LossError` for a loss that the migration does not accept,
-    `CollisionError` for ids that fall together.
-    """
-    readers = list(snapshots)
-    _require_few_rejects(session, readers)
-    _require_accepted_losses(session, readers)
-    if any(reader.manifest.transform != "identity" for reader in readers):
-        require_distinct_ids(readers)
-
-
-def _require_few_rejects(session: Session, readers: list[SnapshotReader]) -> None:
-    allowed = session.migration.limits.max_rejects
-    found: list[Reject] = []
-    reasons: Counter[str] = Counter()
-    count = 0
-    for reject in rejects(session, readers):
-        count += 1
-        reasons[reject.reason] += 1
-        if len(found) < 1000:  # noqa: PLR2004 - enough to name; all of them are in the snapshots
-            found.append(reject)
-    if count <= allowed:
-        return
-    kinds = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
-    raise RejectLimitError(
-        f"{count:,} record{'s were' if count != 1 else ' was'} rejected ({kinds}): {named([r.name for r in found])}. "
-        f"{found[0].detail}",
-        why=f"The migration allows {allowed:,}; importing would leave them behind.",
-        remedy="Their raw bytes are kept in the snapshots' rejects. Mend them at the source, or set limits.max_rejects to "
-        "accept the loss, and run again.",
-        rejected=count,
-        rejects=[{"id": r.name, "kind": str(r.kind), "reason": r.reason, "detail": r.detail} for r in found],
-    )
-
-
-def _require_accepted_losses(session: Session, readers: list[SnapshotReader]) -> None:
-    found = losses.together(reader.manifest.fates for reader in readers)
-    refused = losses.unaccepted(found, session.migration.accept_losses)
-    if not refused:
-        return
-    told = "; ".join(
-        f"{fate.lost:,} records ({named(fate.examples)}) have {losses.MEANING[name]}" for name, fate in refused.items()
-    )
-    accepted = ", ".join(sorted({*session.migration.accept_losses, *refused}))
-    keepable = ", ".join(name for name in losses.KEEPABLE if name in refused)
-    instead = f", or let the documents carry it: keep: [{keepable}]" if keepable else ""
-    raise LossError(
-        f"This route would lose what carries meaning: {told}.",
-        why="What is not in the target after the switch is gone for good; nothing was written.",
-        remedy=f"Accept it with this line in the migration file: accept_losses: [{accepted}]{instead}. Then run again.",
-        losses={name: fate.lost for name, fate in refused.items()},
-        loss_ledger=losses.table(found, session.migration.accept_losses),
-    )
 
 
 def _require_exported(session: Session, plan: Plan, name: str) -> SnapshotReader:

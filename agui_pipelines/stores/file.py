@@ -29,7 +29,7 @@ from agui_pipelines.stores.file_changes import Changes, as_store_error, make_fol
 from agui_pipelines.stores.file_history import instant
 from agui_pipelines.stores.file_layout import BACKUP, Layout, name_problem
 from agui_pipelines.stores.file_reader import FileReader, is_text
-from agui_pipelines.stores.file_writer import Folders, Writer, kept_mtime
+from agui_pipelines.stores.file_writer import Folders, Writer, folded, kept_mtime
 
 _KEYS: Final = 10_000
 _LEFTOVER_NS: Final = 24 * 3600 * 10**9
@@ -96,7 +96,7 @@ class FileStore:
             yield _catalogue(keys, weights)
 
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
-        """History files that belong to no state are rejected with the range that has no lower bound: once in a plan."""
+        """What belongs to no state, or is no record at all, is rejected with the range that has no lower bound."""
         self._need_base()
         with self._errors():
             if kind is Kind.STATE:
@@ -115,6 +115,9 @@ class FileStore:
                 if os.path.lexists(tree):
                     self._layout.refuse_outside(tree)
                     self._refuse_unusable(tree)
+            for kind in Kind:
+                for folder in self._layout.folders(kind):
+                    self._refuse_unusable(self._layout.tree(kind, folder))
 
     def prepare(self) -> None:
         """Create base_dir and its three trees, and clear away what a process that ended long ago left half written."""
@@ -130,6 +133,23 @@ class FileStore:
             problems = ((row, name_problem(id_, reserve=reserve)) for row, id_ in enumerate(_column(batch, "state_id")))
             return [Refusal(row, *problem) for row, problem in problems if problem is not None]
         return list(self._history_refusals(kind, batch))
+
+    def slots(self, kind: Kind, batch: pa.RecordBatch) -> pa.StringArray | None:
+        """A history file has nothing but its shard and its own id for a name; and a file system may fold case."""
+        with self._errors():
+            folds = self._layout.will_fold_case(_nearest(self._layout.base))
+        if kind is Kind.STATE and not folds:
+            return None
+        keys = [id_.encode() for id_ in _column(batch, "state_id")]
+        names = _column(batch, id_columns(kind)[-1])
+        folders = self._layout.folders_of(keys)
+        return pa.array(
+            [
+                f"{os.fsdecode(folder)}/{folded(name.encode()) if folds else name}"
+                for folder, name in zip(folders, names, strict=True)
+            ],
+            pa.string(),
+        )
 
     def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
         """A file has no expiry, and one time only, which is kept as its mtime: ``updated_at``. Documents are indented."""
@@ -252,7 +272,7 @@ class FileStore:
         """A writer whose changes are made when the block ends, and dropped if it fails."""
         changes = Changes(self._options.file_mode, synced=synced)
         try:
-            yield Writer(self._layout, self._folders, changes, self._reserve)
+            yield Writer(self._layout, self._folders, changes, self._reserve, self._reader.history)
             changes.commit()
         finally:
             changes.discard()

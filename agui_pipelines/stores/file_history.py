@@ -4,12 +4,14 @@ Files of our own say so (``StateID``); those of the reference do not, and its hi
 Each file is given to a state by the first of these rules that tells (store-format.md, section 2):
 
 1. its member ``StateID``, else ``Metadata.state_id``;
-2. its shard has one state only;
-3. the chain of ``ParentID`` (of a snapshot: its ``Version``) connects it to a version whose state is known;
+2. its shard has one state only, and nothing in it tells of another one that was deleted;
+3. the chain of ``ParentID`` (of a snapshot: its ``Version``) connects it to versions whose state is known;
 4. its ``State`` equals exactly one head document of the shard; what its chain connects to it goes with it.
 
 The rules look at one folder at a time, as the reference keeps everything of a state in folders of the same name. What
-no rule tells is kept and reported by name.
+no rule tells, or what they tell in two ways, is kept and reported by name: to give a history to the wrong state would be
+worse than to ask. So a chain that is connected to two states belongs to neither; and as every history may begin with the
+same document, above all with ``{}``, an older version tells by its content only if no other chain holds the like.
 
 Memory: while a folder is looked at, about 500 bytes for each of its files; afterwards some 40 bytes for each history
 file of the store and 250 for each state that has any. A million files so take 60 to 300 MB.
@@ -18,7 +20,7 @@ file of the store and 250 for each state that has any. A million files so take 6
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
@@ -37,13 +39,14 @@ from agui_pipelines.stores.bodies import (
     version_parts,
 )
 from agui_pipelines.stores.file_content import UnreadableError, read
-from agui_pipelines.stores.file_layout import SUFFIX, Layout
+from agui_pipelines.stores.file_layout import SUFFIX, Layout, as_text
 
 Parts = VersionParts | SnapshotParts
 
 HISTORY: Final = (Kind.VERSION, Kind.SNAPSHOT)
 _NAMES: Final = b"/"
 """Between the names of a state's files; no name can hold it."""
+_EMPTY: Final = digest(b"{}").canonical
 
 
 class Odd(NamedTuple):
@@ -67,6 +70,10 @@ class FolderHistory:
         """The ids of the versions or snapshots of a state, as their file names have them."""
         names = self.owned[kind].get(state)
         return [] if names is None else names.split(_NAMES)
+
+    def owners(self, kind: Kind) -> dict[bytes, bytes]:
+        """The states of all versions or snapshots that have one, by the ids of these."""
+        return {key: state for state, names in self.owned[kind].items() for key in names.split(_NAMES)}
 
 
 class Record(NamedTuple):
@@ -174,52 +181,58 @@ class _Attribution:
     def _attribute(self) -> None:
         heads = list(self.layout.keys(Kind.STATE, self.folder))
         named = {state for kind in HISTORY for state in self.owned[kind]}
-        if len(heads) == 1 and named <= set(heads):
+        known = named.union(self.layout.backed_up(self.folder))  # a backup outlives the state that was deleted
+        if len(heads) == 1 and known <= set(heads):
             for item in self.loose:
                 self.owned[item.kind][heads[0]].append(item.key)
             return
         for state, keys in self.owned[Kind.VERSION].items():
             self.owner_of.update((key.decode(), state) for key in keys)
-        versions = {item.id: item for item in self.loose if item.kind is Kind.VERSION}
         snapshots = [item for item in self.loose if item.kind is Kind.SNAPSHOT]
-        self._follow_chains(versions)
-        by_document = self._by_document(heads) if versions or snapshots else {}
-        self._compare_with_heads(versions, by_document)
+        chains = self._without_connected(_chains([item for item in self.loose if item.kind is Kind.VERSION]))
+        by_document = self._by_document(heads) if chains or snapshots else {}
+        self._compare_with_heads(chains, by_document)
         for item in snapshots:
             self._settle_snapshot(item, by_document)
 
-    def _follow_chains(self, versions: dict[str, _Loose]) -> None:
-        """Rule 3, from both ends: to the parents of attributed versions, and to the children of attributed ones."""
-        known = [(parent, state) for parent, state in self.parents if parent in versions]
-        known += [(item.id, self.owner_of[item.link]) for item in versions.values() if item.link in self.owner_of]
-        children = _children(versions.values())
-        for id_, state in known:
-            self._spread(id_, state, versions, children)
+    def _without_connected(self, chains: list[list[_Loose]]) -> list[list[_Loose]]:
+        """Rule 3, from both ends: parents of attributed versions, and children of attributed ones. The rest is returned."""
+        claims: defaultdict[str, set[bytes]] = defaultdict(set)
+        for parent, state in self.parents:
+            claims[parent].add(state)
+        unconnected = []
+        for chain in chains:
+            states = {self.owner_of[item.link] for item in chain if item.link in self.owner_of}
+            states = states.union(*(claims[item.id] for item in chain if item.id in claims))
+            if not states:
+                unconnected.append(chain)
+            elif len(states) == 1:
+                self._give(chain, *states)
+            else:
+                names = " and ".join(repr(as_text(state)) for state in sorted(states))
+                for item in chain:
+                    self._unattributed(item, f"The chain of parents connects it to the states {names}.")
+        return unconnected
 
-    def _spread(
-        self, start: str, state: bytes, versions: dict[str, _Loose], children: Mapping[str, Iterable[str]]
-    ) -> None:
-        """Give a version, and all that the chain connects to it, to a state; takes them out of `versions`."""
-        pending = [start]
-        while pending:
-            id_ = pending.pop()
-            item = versions.pop(id_, None)
-            if item is None:
-                continue
-            self.owner_of[id_] = state
+    def _give(self, chain: Iterable[_Loose], state: bytes) -> None:
+        for item in chain:
+            self.owner_of[item.id] = state
             self.owned[Kind.VERSION][state].append(item.key)
-            pending.append(item.link)
-            pending.extend(children.get(id_, ()))
 
-    def _compare_with_heads(self, versions: dict[str, _Loose], states: Mapping[bytes, bytes]) -> None:
-        """Rule 4, newest first: an old version may well equal some other state's document, say, when both are empty."""
-        children = _children(versions.values())
-        for item in sorted(versions.values(), key=lambda v: (v.instant, v.id), reverse=True):
-            state = states.get(item.canonical)
-            if state is not None and item.id in versions:
-                self._spread(item.id, state, versions, children)
-        for item in versions.values():
-            self._unattributed(item)
+    def _compare_with_heads(self, chains: list[list[_Loose]], states: Mapping[bytes, bytes]) -> None:
+        """Rule 4: by the newest version of a chain, else by the newest whose content no other chain holds."""
+        occurring = Counter(canonical for chain in chains for canonical in {item.canonical for item in chain})
+        common = {_EMPTY, *(canonical for canonical, count in occurring.items() if count > 1)}
+        for chain in chains:
+            newest = _newest(chain)
+            older = [item for item in chain if item is not newest and item.canonical not in common]
+            told = (states.get(item.canonical) for item in (newest, *sorted(older, key=_age, reverse=True)))
+            state = next((state for state in told if state is not None), None)
+            if state is not None:
+                self._give(chain, state)
+                continue
+            for item in chain:
+                self._unattributed(item)
 
     def _settle_snapshot(self, item: _Loose, states: Mapping[bytes, bytes]) -> None:
         state = self.owner_of.get(item.link, states.get(item.canonical))
@@ -247,10 +260,10 @@ class _Attribution:
             return b""
         return digest(content.data).canonical if content else b""
 
-    def _unattributed(self, item: _Loose) -> None:
+    def _unattributed(self, item: _Loose, why: str = "") -> None:
         path = self.layout.path(item.kind, self.folder, item.key)
         detail = f"Nothing tells to which state the {item.kind} file {os.fsdecode(path)} belongs."
-        self.odd.append(Odd(item.kind, item.key, path, "unattributed", detail))
+        self.odd.append(Odd(item.kind, item.key, path, "unattributed", f"{detail} {why}".rstrip()))
 
 
 def attribute(layout: Layout, folder: bytes) -> FolderHistory:
@@ -258,12 +271,35 @@ def attribute(layout: Layout, folder: bytes) -> FolderHistory:
     return _Attribution(layout, folder).run()
 
 
-def _children(versions: Iterable[_Loose]) -> Mapping[str, list[str]]:
+def _chains(versions: list[_Loose]) -> list[list[_Loose]]:
+    """The versions in groups, each of which the links between parents and children hold together."""
+    left = {item.id: item for item in versions}
     children: defaultdict[str, list[str]] = defaultdict(list)
     for item in versions:
         if item.link:
             children[item.link].append(item.id)
-    return children
+    chains = []
+    for item in versions:
+        chain: list[_Loose] = []
+        pending = [item.id]
+        while pending:
+            found = left.pop(pending.pop(), None)
+            if found is not None:
+                chain.append(found)
+                pending += [found.link, *children.get(found.id, ())]
+        if chain:
+            chains.append(chain)
+    return chains
+
+
+def _newest(chain: list[_Loose]) -> _Loose:
+    """The version that no other has for its parent; of several such branches (or of a circle) the youngest."""
+    parents = {item.link for item in chain}
+    return max([item for item in chain if item.id not in parents] or chain, key=_age)
+
+
+def _age(item: _Loose) -> tuple[int, str]:
+    return item.instant, item.id
 
 
 def instant(timestamp: str) -> int:

@@ -2,7 +2,7 @@
 
 Ids need not be text that the locale can express, so every path here is bytes.
 """
-# ruff: noqa: PTH108, PTH112, PTH121 - pathlib does not take bytes
+# ruff: noqa: PTH108, PTH110, PTH112, PTH121 - pathlib does not take bytes
 
 from __future__ import annotations
 
@@ -103,6 +103,12 @@ class Layout:
         """The folder within each tree in which everything of a state belongs; empty for the tree itself."""
         return _SHARD + str(shard(state_id, self.shards)).encode() if self.shards else b""
 
+    def folders_of(self, keys: Sequence[bytes]) -> list[bytes]:
+        """The folders in which everything of some states belongs; see `folder`."""
+        if not self.shards:
+            return [b""] * len(keys)
+        return [_SHARD + str(number).encode() for number in shards(keys, self.shards)]
+
     def tree(self, kind: Kind, folder: bytes = b"") -> bytes:
         """The path of a tree, or of a folder in it."""
         tree = self.base + b"/" + TREES[kind]
@@ -160,10 +166,43 @@ class Layout:
         except FileNotFoundError:
             return
 
+    def misplaced(self, kind: Kind) -> Iterator[tuple[bytes, bytes, str]]:
+        """What somebody may take for records of a tree and the format does not: an id, a path, and what is wrong with it.
+
+        That are ``*.json`` that are no files (``not_a_file``), and files in folders that are no shards (``nested``). A link
+        to a folder is named, and not followed.
+        """
+        for folder in self.folders(kind):
+            pending = [b""]
+            while pending:
+                below = pending.pop()
+                with os.scandir(self.tree(kind, folder) + b"/" + below) as entries:
+                    for entry in entries:
+                        name, is_folder = below + entry.name, entry.is_dir(follow_symlinks=False)
+                        key = name.removesuffix(SUFFIX)
+                        if is_folder and (folder or below or not entry.name.startswith(_SHARD)):
+                            pending.append(name + b"/")
+                        if below:
+                            if not is_folder and key != name:
+                                yield key, entry.path, "nested"
+                        elif key != name and not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                            yield key, entry.path, "not_a_file"
+                        elif key == name and entry.is_symlink() and entry.is_dir() and not name.startswith(_SHARD):
+                            yield key, entry.path, "nested"
+
     def keys(self, kind: Kind, folder: bytes) -> Iterator[bytes]:
         """The ids of the records in a folder, as the file names have them."""
         for entry in self.entries(kind, folder):
             yield entry.name[: -len(SUFFIX)]
+
+    def backed_up(self, folder: bytes) -> set[bytes]:
+        """The ids of the states of which a folder holds the previous content, whether or not they are still there."""
+        ending = SUFFIX + BACKUP
+        try:
+            with os.scandir(self.tree(Kind.STATE, folder)) as entries:
+                return {entry.name[: -len(ending)] for entry in entries if entry.name.endswith(ending)}
+        except FileNotFoundError:
+            return set()
 
     def strays(self, folder: bytes) -> tuple[bytes, ...]:
         """The ids of the states in `folder` that belong into another one."""
@@ -182,6 +221,15 @@ class Layout:
             return os.path.samefile(self.tree(Kind.STATE), self.base + b"/" + TREES[Kind.STATE].upper())
         except FileNotFoundError:
             return False if os.path.isdir(self.tree(Kind.STATE)) else None
+
+    def will_fold_case(self, above: bytes) -> bool:
+        """As `folds_case`; while there is no folder to ask, `above`, which exists, is asked in its place."""
+        folds = self.folds_case()
+        if folds is None:
+            parent, _, name = above.rpartition(b"/")
+            other = parent + b"/" + name.swapcase()
+            folds = other != above and os.path.exists(other) and os.path.samefile(above, other)
+        return folds
 
     def remove_leftovers(self, *, before_ns: int) -> None:
         """Remove files that were being written when a process ended, where that was before a moment."""

@@ -25,6 +25,11 @@ _KEYS: Final = 1000
 _ROWS: Final = 2000
 """Rows per batch of small records."""
 
+_MISPLACED: Final = {
+    "not_a_file": "{} is named like a record, but it is no file.",
+    "nested": "{} lies deeper than the format keeps anything: its id would hold a '/'.",
+}
+
 _REJECTED: Final = Content(b"", 0)
 """Stands for the content of a file that is there and was rejected."""
 
@@ -139,7 +144,8 @@ class FileReader:
                 yield parts.of(state_id)
 
     def states_in(self, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
-        """The states of a key range."""
+        """The states of a key range. What only looks like one is rejected with the first range."""
+        self._reject_misplaced(Kind.STATE, span, on_reject)
         strays = self._strays()
         rows = _Rows(SCHEMAS[Kind.STATE])
         for keys in span.keys(_KEYS):
@@ -156,6 +162,7 @@ class FileReader:
 
     def histories_in(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         """The versions or snapshots of a key range. What belongs to no state is rejected with the first range."""
+        self._reject_misplaced(kind, span, on_reject)
         histories = [(folder, self.history(folder)) for folder in self.layout.folders(kind)]
         if span.lower is None:
             for odd in (odd for _, history in histories for odd in history.odd if odd.kind is kind):
@@ -212,6 +219,12 @@ class FileReader:
             for path in self.layout.state_paths(key):
                 self._report(Kind.STATE, key, path, *_not_text(path), on_reject)
         return usable
+
+    def _reject_misplaced(self, kind: Kind, span: Span, on_reject: OnReject) -> None:
+        """With the range that has no lower bound: once in a plan."""
+        if span.lower is None:
+            for key, path, reason in self.layout.misplaced(kind):
+                self._report(kind, key, path, reason, _MISPLACED[reason].format(os.fsdecode(path)), on_reject)
 
     def _content(self, key: bytes, path: bytes, on_reject: OnReject) -> Content | None:
         """What a state's file holds; None if there is none, `_REJECTED` if it cannot be read."""

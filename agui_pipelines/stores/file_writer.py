@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,8 +15,8 @@ from agui_pipelines.records import Kind
 from agui_pipelines.stores.bodies import nanoseconds, snapshot_body, version_body
 from agui_pipelines.stores.file_changes import Changes, as_store_error
 from agui_pipelines.stores.file_content import Content, UnreadableError, indented, read_raw
-from agui_pipelines.stores.file_history import read_record
-from agui_pipelines.stores.file_layout import SUFFIX, Layout, name_problem
+from agui_pipelines.stores.file_history import FolderHistory, read_record
+from agui_pipelines.stores.file_layout import SUFFIX, Layout, as_text, name_problem
 
 _SECOND: Final = 10**9
 _SECONDS: Final = range(-(2**31), 2**31)
@@ -54,13 +55,13 @@ class Folders:
             if tree not in self._names:
                 self.layout.refuse_outside(tree)
                 names = os.listdir(tree) if self._folds and os.path.exists(tree) else []
-                self._names[tree] = {_folded(name): name for name in names}
+                self._names[tree] = {folded(name): name for name in names}
         if self._folds:
             self._refuse_twin(tree, key + SUFFIX)
         return self.layout.path(kind, folder, key)
 
     def _refuse_twin(self, tree: bytes, name: bytes) -> None:
-        present = self._names[tree].setdefault(_folded(name), name)
+        present = self._names[tree].setdefault(folded(name), name)
         if present != name:
             raise StoreError(
                 f"'{os.fsdecode(name)}' would overwrite '{os.fsdecode(present)}' in {os.fsdecode(tree)}.",
@@ -69,7 +70,7 @@ class Folders:
             )
 
 
-def _folded(name: bytes) -> str:
+def folded(name: bytes) -> str:
     """The form in which such file systems compare names; they ignore how accents are composed as well."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", os.fsdecode(name)).casefold())
 
@@ -83,7 +84,11 @@ class Writer:
     changes: Changes
     reserve: int
     """Bytes that the name of a state's file must leave for that of its backup; 0 where none are kept."""
+    history: Callable[[bytes], FolderHistory]
+    """Tells whose the history files of a folder are."""
     written: Written = field(default_factory=Written)
+    _owners: dict[tuple[Kind, bytes], dict[bytes, bytes]] = field(default_factory=dict)
+    """By kind and folder, the states of the files that were there before, if one of them was to be replaced."""
     _states: dict[bytes, str] = field(default_factory=dict)
     """Whose the history files are that were collected, by path."""
 
@@ -162,7 +167,7 @@ class Writer:
             self.changes.keep(path)
             self.written += Written(unchanged=1)
             return
-        if present is not None and (owner := self._named_owner(kind, path, key)) not in (None, state_id):
+        if present is not None and (owner := self._owner(kind, folder, path, key)) not in (None, state_id):
             raise _shared(kind, id_, str(owner), state_id)
         self.changes.put(path, content)
         self.written += Written(updated=1) if present is not None else Written(inserted=1)
@@ -173,13 +178,18 @@ class Writer:
         except UnreadableError:
             return _UNKNOWN
 
-    def _named_owner(self, kind: Kind, path: bytes, key: bytes) -> str | None:
-        """The state that a file names as its own; None if it names none or is no record."""
+    def _owner(self, kind: Kind, folder: bytes, path: bytes, key: bytes) -> str | None:
+        """The state that a file names as its own, or is found to belong to; None if neither, or if it is no record."""
         try:
             record = read_record(self.layout, kind, path, key)
         except UnreadableError:
             return None
-        return record.state_id if record else None
+        if record is None or record.state_id is not None:
+            return record.state_id if record else None
+        if (kind, folder) not in self._owners:
+            self._owners[kind, folder] = self.history(folder).owners(kind)
+        owner = self._owners[kind, folder].get(key)
+        return None if owner is None else as_text(owner)
 
 
 def refuse_name(id_: str, *, reserve: int = 0) -> None:

@@ -185,6 +185,10 @@ class PostgresStore:
     def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
         return postgresql_limits.refusals(kind, batch)
 
+    def slots(self, kind: Kind, batch: pa.RecordBatch) -> pa.StringArray | None:
+        """A table of versions or snapshots holds each id once, for whatever state."""
+        return None if kind is Kind.STATE else batch.column(TABLES[kind].key)
+
     def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
         return postgresql_limits.losses(kind, batch)
 

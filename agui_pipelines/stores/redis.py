@@ -52,8 +52,8 @@ R = TypeVar("R", Version, Snapshot)
 class RedisStore:
     """The store whose keys begin with ``redis_options.key_prefix``; connects when it is first used.
 
-    Bodies that no sorted set names (the format cannot tell whose they are without looking into every key) are not found
-    by `read`. The single-record operations take and give ids that are not UTF-8 with their bytes as lone surrogates.
+    Bodies that no sorted set names are rejected by `read`, with the range that has no lower bound. The single-record
+    operations take and give ids that are not UTF-8 with their bytes as lone surrogates.
     """
 
     def __init__(self, config: RedisConfig) -> None:
@@ -95,7 +95,13 @@ class RedisStore:
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         if kind is Kind.STATE:
             return self._read_states(span, on_reject)
-        return HistoryReader(self._wire, self._layout, kind, on_reject).read(span.keys(BATCH_KEYS))
+        return self._read_history(HistoryReader(self._wire, self._layout, kind, on_reject), span)
+
+    @staticmethod
+    def _read_history(reader: HistoryReader, span: Span) -> Iterator[pa.RecordBatch]:
+        if span.lower is None:
+            reader.reject_unlisted()
+        yield from reader.read(span.keys(BATCH_KEYS))
 
     def _read_states(self, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         def reject(id_: bytes, raw: bytes | None, reason: str, detail: str) -> None:
@@ -156,6 +162,12 @@ class RedisStore:
         if kind is not Kind.STATE:
             refusals += _sharing_keys(batch, RECORD_ID[kind])
         return refusals
+
+    def slots(self, kind: Kind, batch: pa.RecordBatch) -> pa.StringArray | None:
+        """The key of a body joins both ids by ``:``."""
+        if kind is Kind.STATE:
+            return None
+        return pc.binary_join_element_wise(batch.column("state_id"), batch.column(RECORD_ID[kind]), ":")
 
     def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
         """Redis keeps no ``timestamps`` beside a state's document."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import hiredis
 import pyarrow as pa
 
-from agui_pipelines.drivers.redis import Burst, RedisWire
+from agui_pipelines.drivers.redis import Burst, RedisWire, glob_escaped
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, Strings, is_utf8
 from agui_pipelines.ports import BATCH_BYTES, OnReject
 from agui_pipelines.records import SCHEMAS, Kind, Reject
@@ -40,6 +40,43 @@ class HistoryReader:
             if columns["state_id"]:
                 yield pa.RecordBatch.from_pydict(columns, schema=SCHEMAS[self.kind])
 
+    def reject_unlisted(self) -> None:
+        """Reject the bodies that no sorted set names: where an id may hold ``:``, nothing else tells whose they are.
+
+        Every key of a body is looked up in the sorted sets that may name it, a page of keys at a time.
+        """
+        head = self.layout.body_head(self.kind)
+        reader: StringReader[bytes] = StringReader(
+            self.wire, lambda rests: [head + rest for rest in rests], expiries=False, max_bytes=BATCH_BYTES
+        )
+        rejected: set[bytes] = set()  # a key may come twice while the server rebuilds its table
+        for page in self.wire.scan(glob_escaped(head) + b"*"):
+            doubtful = [rest for rest in self._unlisted([key[len(head) :] for key in page]) if rest not in rejected]
+            for found in reader.read([doubtful]) if doubtful else ():
+                bodies: dict[bytes, bytes | None] = dict(zip(found.tags, found.values, strict=True))
+                bodies |= dict.fromkeys(rest for rest, _ in found.others)
+                for rest in self._unlisted(list(bodies)):  # once more, as whoever saves a record sets the body first
+                    rejected.add(rest)
+                    detail = f"No sorted set names this {self.kind}, so nothing tells to which state it belongs."
+                    self.on_reject(Reject(self.kind, _unsplit(rest), bodies[rest], "export", "unlisted", detail))
+
+    def _unlisted(self, rests: list[bytes]) -> list[bytes]:
+        """Those keys of bodies (without what all of them begin with) that are named by none of the sorted sets that may."""
+        burst = Burst()
+        asked: list[bytes] = []
+        for rest in rests:
+            for state_id, record_id in _ways_to_cut(rest):
+                burst.add(b"ZSCORE", self.layout.index(self.kind, state_id), record_id)
+                asked.append(rest)
+        listed: set[bytes] = set()
+        for rest, score in zip(asked, self.wire.receive(self.wire.send(burst)), strict=True):
+            if isinstance(score, hiredis.ReplyError):
+                if not str(score).startswith("WRONGTYPE"):
+                    raise self.wire.failure(score)
+            elif score is not None:
+                listed.add(rest)
+        return [rest for rest in rests if rest not in listed]
+
     def _owned(self, state_ids: Iterable[list[bytes]]) -> Iterator[list[Owned]]:
         """All members of the states' sorted sets, in lists of at most `BATCH_KEYS`."""
         waiting: list[Owned] = []
@@ -52,7 +89,8 @@ class HistoryReader:
             yield waiting
 
     def _pages(self, state_ids: Iterable[list[bytes]]) -> Iterator[list[Owned]]:
-        for some in state_ids:
+        for ids in state_ids:
+            some = ids if self._any_history(ids) else []
             burst = Burst()
             for state_id in some:
                 burst.add(b"ZRANGE", self.layout.index(self.kind, state_id), 0, _FIRST_PAGE - 1)
@@ -63,6 +101,10 @@ class HistoryReader:
                 yield [(state_id, member) for member in members]
                 if len(members) == _FIRST_PAGE:
                     yield from self._more(state_id, members)
+
+    def _any_history(self, state_ids: list[bytes]) -> bool:
+        """Whether any of the states has a sorted set, by one command: in many a store none has."""
+        return bool(self.wire.call(b"EXISTS", *(self.layout.index(self.kind, state_id) for state_id in state_ids)))
 
     def _more(self, state_id: bytes, page: list[bytes]) -> Iterator[list[Owned]]:
         """What follows a page. Members that come or go meanwhile shift the ranks, so each page is tied to the last."""
@@ -117,6 +159,19 @@ class HistoryReader:
 
     def _reject(self, owned: Owned, body: bytes | None, reason: str, detail: str) -> None:
         self.on_reject(Reject(self.kind, b"/".join(owned), body, "export", reason, detail))
+
+
+def _ways_to_cut(rest: bytes) -> Iterator[Owned]:
+    """The pairs of ids that give a key; where no id holds ``:`` there is one."""
+    at = rest.find(b":")
+    while at >= 0:
+        yield rest[:at], rest[at + 1 :]
+        at = rest.find(b":", at + 1)
+
+
+def _unsplit(rest: bytes) -> bytes:
+    """The name of a record whose key can be cut in one way only; else its key as it is."""
+    return rest.replace(b":", b"/") if rest.count(b":") == 1 else rest
 
 
 def _wrong_id(id_: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from agui_pipelines.keyspace import CATALOGUE, Span, cut, write_catalogue
 from agui_pipelines.ports import BATCH_BYTES, Snapshot, Store, Version, Written
 from agui_pipelines.records import SCHEMAS, Kind, Reject, digested, id_columns
 from agui_pipelines.stores.bodies import nanoseconds, snapshot_parts, version_parts
+from tests.vectors import DOCUMENTS, IDS
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Backend
@@ -30,52 +31,6 @@ TIME = "2025-07-14T09:30:15.123456Z"
 VERSION = rb'{"ID":"9f86d081884c7d659a2feaa0c55ad015","Timestamp":"2025-07-14T09:30:15.123456789Z","State":{"n":3,"t":"\u003cb\u003e\u0026","z":null},"Delta":[{"op":"add","path":"/user","value":{"name":"Ada"}},{"op":"replace","path":"/z"},{"op":"move","path":"/b","from":"/a"}],"Metadata":{"source":"migration"},"ParentID":"60303ae22b998861bce3b28f33eec1be"}'
 FIRST = b'{"ID":"id0","Timestamp":"2025-07-14T09:30:15.12-04:00","State":{},"Delta":null,"Metadata":null,"ParentID":""}'
 SNAPSHOT = b'{"ID":"s1","Timestamp":"2025-07-14T09:30:15Z","State":{"a":[],"b":{}},"Version":"9f86d081884c7d659a2feaa0c55ad015","Metadata":{}}'
-
-IDS = [
-    "default",
-    "ユーザー",
-    "😀",
-    "é",
-    "e\u0301",
-    "Ada",
-    "ada",
-    "session:abc:v1",
-    ":",
-    "a:b:c",
-    "with space",
-    " lead",
-    "trail ",
-    "%2F",
-    "*?[x]",
-    "\\",
-    "'; DROP TABLE ag_states; --",
-    '"quoted"',
-    "tab\tnew\nline",
-    "null",
-    "-1",
-    "x" * 200,
-    "é" * 100,
-]
-
-DOCUMENTS = {
-    "empty": b"{}",
-    "large-integer": b'{"n":123456789012345678901234567890123456789012345678901234567890}',
-    "above-2-to-53": b'{"n":9007199254740993,"m":-9223372036854775809,"u":18446744073709551616}',
-    "long-decimal": b'{"n":0.123456789012345678901234567890,"m":123456789012345678901234567890.5}',
-    "almost-a-tenth": b'{"n":0.1000000000000000055}',
-    "tiny": b'{"n":1e-400}',
-    "huge": b'{"n":1e400}',
-    "float-spellings": b'{"a":1.0,"b":-0.0,"c":1E5,"d":1e5,"e":100000,"f":1.10}',
-    "empties": b'{"a":[],"b":{},"c":"","d":null,"e":[null],"f":[{}],"g":false,"":0}',
-    "escapes": rb'{"t":"\u003cb\u003e\u0026 \u2028 \" \\ \/ \n \ud83d\ude00"}',
-    "unicode": '{"ключ":"値","😀":["é","e\u0301"]}'.encode(),
-    "duplicates": b'{"a":1,"b":2,"a":3}',
-    "unsorted": b'{"b":1,"a":{"d":1,"c":2},"B":3,"aa":4}',
-    "spaced": b' {\n\t"a" : [ 1 ,\r 2 ]\n} ',
-    "deep": b'{"a":' * 100 + b"1" + b"}" * 100,
-    "wide": b'{"a":[' + b",".join(b"%d" % i for i in range(20_000)) + b"]}",
-    "large": b'{"text":"' + "é".encode() * 2_500_000 + b'"}',
-}
 
 
 def batch(kind: Kind, *rows: dict[str, Any]) -> pa.RecordBatch:
@@ -795,6 +750,22 @@ def test_versions_whose_ids_could_be_confused_never_overwrite_each_other_in_sile
     for version in kept:
         [got] = store.get_version_history(version.state_id)
         assert same(got.data, version.data)
+
+
+@pytest.mark.parametrize(("one", "two"), [*CONFUSABLE, (("a", "v1"), ("a", "v2")), (("a", "v1"), ("b", "v2"))])
+def test_exactly_the_versions_that_cannot_both_be_kept_have_one_slot(
+    store: Store, one: tuple[str, str], two: tuple[str, str]
+) -> None:
+    rows = [version_row(state_id, id_) for state_id, id_ in (one, two)]
+    slots = store.slots(Kind.VERSION, batch(Kind.VERSION, *rows))
+    assert slots is not None
+    store.write(Kind.VERSION, batch(Kind.VERSION, rows[0]))
+    if len(set(slots.to_pylist())) == 1:
+        with pytest.raises(StoreError):
+            store.write(Kind.VERSION, batch(Kind.VERSION, rows[1]))
+    else:
+        store.write(Kind.VERSION, batch(Kind.VERSION, rows[1]))
+        assert len(everything(store, Kind.VERSION)) == 2
 
 
 def save_both(store: Store, first: Version, second: Version, how: str) -> None:

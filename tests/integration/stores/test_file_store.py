@@ -469,12 +469,50 @@ def test_a_file_that_cannot_be_read_is_rejected_by_name(base: Path, store: FileS
         store.get_state("user-30")
 
 
-def test_what_is_no_file_is_no_state_whatever_its_name(base: Path, store: FileStore) -> None:
+def test_what_is_no_file_is_no_record_whatever_its_name_and_is_told_once(base: Path, store: FileStore) -> None:
     store.set_state("user-1", b"{}")
     (base / "states/shard_15/user-30.json").mkdir()
     os.mkfifo(base / "states/shard_15/user-41.json")
-    assert documents(store) == {"user-1": b"{}"}
+    (base / "versions/shard_15/v1.json").mkdir(parents=True)
+    for ranges in (1, 3, 16):
+        rows, rejects = everything(store, Kind.STATE, ranges)
+        assert [row["state_id"] for row in rows] == ["user-1"]
+        assert reasons(rejects) == [("user-30", "not_a_file"), ("user-41", "not_a_file")]
+        assert reasons(everything(store, Kind.VERSION, ranges)[1]) == [("v1", "not_a_file")]
     assert store.stats().states == 1
+    assert list(store.list_states()) == ["user-1"]
+
+
+def test_files_that_lie_deeper_than_the_format_keeps_any_are_rejected_by_name_with_their_content(
+    base: Path, store: FileStore
+) -> None:
+    store.set_state("user-1", b"{}")
+    outside = base.parent / "outside"
+    outside.mkdir()
+    (outside / "x.json").write_bytes(b'{"secret":1}')
+    for name in (
+        "states/shard_15/a/b.json",
+        "states/a/b/c.json",
+        "states/shard_15/d.json/e.json",
+        "snapshots/f/g.json",
+    ):
+        (base / name).parent.mkdir(parents=True)
+        (base / name).write_bytes(b'{"n":1}')
+    (base / "states/shard_15/a/notes.txt").write_bytes(b"no record")
+    (base / "states/shard_15/link").symlink_to(outside)
+    (base / "states/shard_15/a/link.json").symlink_to(outside / "x.json")
+    rows, rejects = everything(store, Kind.STATE)
+    assert [row["state_id"] for row in rows] == ["user-1"]
+    assert sorted((r.name, r.reason, r.raw) for r in rejects) == [
+        ("a/b", "nested", b'{"n":1}'),
+        ("a/b/c", "nested", b'{"n":1}'),
+        ("a/link", "nested", None),
+        ("d", "not_a_file", None),
+        ("d.json/e", "nested", b'{"n":1}'),
+        ("link", "nested", None),
+    ]
+    assert reasons(everything(store, Kind.SNAPSHOT)[1]) == [("f/g", "nested")]
+    assert list(store.list_states()) == ["user-1"]
 
 
 def test_writing_replaces_a_link_and_not_what_it_leads_to(base: Path, store: FileStore) -> None:
@@ -496,6 +534,7 @@ def test_a_folder_that_is_a_link_out_of_the_base_is_refused(base: Path, name: st
     (base / name).parent.mkdir(parents=True)
     (base / name).symlink_to(outside)
     for attempt in (
+        lambda s: s.check(),
         lambda s: list(s.keys()),
         lambda s: s.get_state("user-1"),
         lambda s: s.set_state("user-1", b'{"n":2}'),
@@ -627,6 +666,89 @@ def test_a_version_that_equals_exactly_one_document_belongs_to_it_with_its_chain
     assert reasons(rejects) == [("x1", "unattributed")]
 
 
+def test_the_state_that_a_file_names_itself_goes_before_its_metadata_and_its_chain(
+    base: Path, store: FileStore
+) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}')))
+    store.save_version(Version("v1", "user-1", TIME, b"{}"))
+    as_reference(base, "versions", "shard_15", "v2", StateID="user-30", Metadata={"state_id": "user-1"}, State={"a": 1})
+    as_reference(base, "versions", "shard_15", "v3", Metadata={"state_id": "user-30"}, ParentID="v1", State={"a": 1})
+    as_reference(base, "versions", "shard_15", "v4", ParentID="v1", State={"b": 1})
+    assert owners(store, Kind.VERSION) == {"v1": "user-1", "v2": "user-30", "v3": "user-30", "v4": "user-1"}
+
+
+def test_a_state_in_metadata_that_is_no_text_does_not_tell(base: Path, store: FileStore) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}')))
+    for id_, metadata in (("v1", {"state_id": 1}), ("v2", {"deep": {"state_id": "user-1"}}), ("v3", ["state_id"])):
+        as_reference(base, "versions", "shard_15", id_, Metadata=metadata, State={"c": id_})
+    rows, rejects = everything(store, Kind.VERSION)
+    assert rows == []
+    assert reasons(rejects) == [(id_, "unattributed") for id_ in ("v1", "v2", "v3")]
+
+
+def test_a_backup_without_its_state_shows_that_the_shard_had_another_state(base: Path, store: FileStore) -> None:
+    for id_ in ("user-1", "user-30"):
+        store.set_state(id_, b'{"n":1}')
+        store.set_state(id_, b'{"n":2}')
+    as_reference(base, "versions", "shard_15", "v1", State={"whose": "?"})
+    as_reference(base, "versions", "shard_15", "v2", State={"n": 2})
+    store.delete_state("user-30")
+    rows, rejects = everything(store, Kind.VERSION)
+    assert [row["version_id"] for row in rows] == ["v2"]
+    assert reasons(rejects) == [("v1", "unattributed")]
+    (base / "states/shard_15/user-30.json.backup").unlink()
+    assert owners(store, Kind.VERSION) == {"v1": "user-1", "v2": "user-1"}
+
+
+def test_a_chain_that_is_connected_to_two_states_belongs_to_neither(base: Path, store: FileStore) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}')))
+    store.save_version(Version("a", "user-1", TIME, b"{}", parent_id="v2"))
+    store.save_version(Version("b", "user-30", TIME, b"{}", parent_id="v2"))
+    as_reference(base, "versions", "shard_15", "v1", State={"a": 1})
+    as_reference(base, "versions", "shard_15", "v2", ParentID="v1")
+    as_reference(base, "snapshots", "shard_15", "s1", Version="v2", State={"c": 1})
+    rows, rejects = everything(store, Kind.VERSION)
+    assert sorted(row["version_id"] for row in rows) == ["a", "b"]
+    assert reasons(rejects) == [("v1", "unattributed"), ("v2", "unattributed")]
+    assert "'user-1' and 'user-30'" in rejects[0].detail
+    assert reasons(everything(store, Kind.SNAPSHOT)[1]) == [("s1", "unattributed")]
+
+
+def test_a_circle_of_parents_is_one_chain(base: Path, store: FileStore) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}')))
+    as_reference(base, "versions", "shard_15", "v1", ParentID="v2", State={"b": 1})
+    as_reference(base, "versions", "shard_15", "v2", ParentID="v1", State={"c": 1}, Timestamp="2024-01-01T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "v3", ParentID="v3", State={"c": 1})
+    assert owners(store, Kind.VERSION) == {"v1": "user-30", "v2": "user-30"}
+    assert reasons(everything(store, Kind.VERSION)[1]) == [("v3", "unattributed")]
+
+
+def test_the_empty_document_that_histories_begin_with_does_not_tell_whose_they_are(
+    base: Path, store: FileStore
+) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b"{}")))
+    as_reference(base, "versions", "shard_15", "v1", State={})
+    as_reference(base, "versions", "shard_15", "v2", State={"of": "a state that was deleted"}, ParentID="v1")
+    rows, rejects = everything(store, Kind.VERSION)
+    assert rows == []
+    assert reasons(rejects) == [("v1", "unattributed"), ("v2", "unattributed")]
+
+
+def test_an_older_version_tells_by_its_content_only_where_no_other_chain_holds_the_like(
+    base: Path, store: FileStore
+) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"first":1}')))
+    # A crash between version and state leaves the head one version behind.
+    as_reference(base, "versions", "shard_15", "v1", State={"first": 1}, Timestamp="2025-01-01T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "v2", State={"a": 1}, ParentID="v1", Timestamp="2025-01-02T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "v3", State={"a": 2}, ParentID="v2", Timestamp="2025-01-03T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "w1", State={"first": 1}, Timestamp="2025-01-01T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "x1", State={"first": 1}, Timestamp="2025-01-01T00:00:00Z")
+    as_reference(base, "versions", "shard_15", "x2", State={"x": 1}, ParentID="x1", Timestamp="2025-01-02T00:00:00Z")
+    assert owners(store, Kind.VERSION) == {"v1": "user-1", "v2": "user-1", "v3": "user-1", "w1": "user-30"}
+    assert reasons(everything(store, Kind.VERSION)[1]) == [("x1", "unattributed"), ("x2", "unattributed")]
+
+
 def test_what_belongs_to_no_state_is_rejected_once_with_its_bytes(base: Path, store: FileStore) -> None:
     store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}'), ("default", b"{}")))
     as_reference(base, "versions", "shard_15", "v1", State={"c": 1})
@@ -718,6 +840,19 @@ def test_states_of_one_shard_do_not_overwrite_each_others_history(base: Path, st
     )
     refusals = store.refusals(Kind.VERSION, digested(Kind.VERSION, rows)[0])
     assert [(r.row, r.reason) for r in refusals] == [(1, "shared_name")]
+
+
+def test_a_file_that_names_no_state_is_replaced_by_its_own_state_only(base: Path, store: FileStore) -> None:
+    store.write(Kind.STATE, states(("user-1", b'{"a":1}'), ("user-30", b'{"b":1}')))
+    as_reference(base, "versions", "shard_15", "v1", State={"a": 1})
+    as_reference(base, "versions", "shard_15", "v2", State={"c": 1})
+    rows = [version_row("user-30", id_, data=b'{"b":1}') for id_ in ("v0", "v1")]
+    with pytest.raises(UnstorableRecordError, match=r"'user-30'.*'user-1'"):
+        store.write(Kind.VERSION, batch(Kind.VERSION, rows))
+    assert owners(store, Kind.VERSION) == {"v1": "user-1"}
+    assert store.write(Kind.VERSION, batch(Kind.VERSION, [version_row("user-1", "v1")])) == Written(updated=1)
+    assert store.write(Kind.VERSION, batch(Kind.VERSION, [version_row("user-30", "v2")])) == Written(updated=1)
+    assert owners(store, Kind.VERSION) == {"v1": "user-1", "v2": "user-30"}
 
 
 def test_a_version_whose_extra_members_take_our_name_is_refused(store: FileStore) -> None:

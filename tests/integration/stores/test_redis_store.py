@@ -308,6 +308,58 @@ def test_what_is_no_version_is_rejected_by_name(store: Store, client: redis.Redi
     }
 
 
+def test_a_body_that_no_sorted_set_names_is_rejected_once_with_its_content(store: Store, client: redis.Redis) -> None:
+    store.write(
+        Kind.VERSION, batch_of(Kind.VERSION, version("v1", "a:b"), version("c:d", "a"), version("v1"), version("v2"))
+    )
+    client.set(P + "version:s:orphan", b'{"ID":"orphan"}')
+    client.set(P + "version:a:b:c:lost", b"not even JSON")
+    client.set(P + "version:uncut", b"{}")
+    client.set((P + "version:s:").encode() + b"\xff", b"{}")
+    client.hset(P + "version:s:hash", "a", 1)
+    client.set(P + "snapshot:s:orphan", b'{"ID":"orphan"}')
+    client.set("other:version:s:v9", b"{}")
+    client.zrem(P + "versions:s", "v2")
+    [v2] = [client.get(P + "version:s:v2")]
+
+    rows, rejects = read(store, Kind.VERSION)
+
+    assert sorted((row["state_id"], row["version_id"]) for row in rows) == [("a", "c:d"), ("a:b", "v1"), ("s", "v1")]
+    assert {(r.id, r.reason, r.raw) for r in rejects} == {
+        (b"s/orphan", "unlisted", b'{"ID":"orphan"}'),
+        (b"a:b:c:lost", "unlisted", b"not even JSON"),
+        (b"uncut", "unlisted", b"{}"),
+        (b"s/\xff", "unlisted", b"{}"),
+        (b"s/hash", "unlisted", None),
+        (b"s/v2", "unlisted", v2),
+    }
+    assert len(rejects) == 6
+    assert [(r.id, r.reason) for r in read(store, Kind.SNAPSHOT)[1]] == [(b"s/orphan", "unlisted")]
+
+
+def test_where_the_key_of_a_sorted_set_holds_something_else_its_bodies_are_rejected_too(
+    store: Store, client: redis.Redis
+) -> None:
+    store.write(Kind.VERSION, batch_of(Kind.VERSION, version("v1")))
+    client.delete(P + "versions:s")
+    client.set(P + "versions:s", b"no sorted set")
+    rows, rejects = read(store, Kind.VERSION)
+    assert rows == []
+    assert {(r.id, r.reason) for r in rejects} == {(b"s", "wrong_type"), (b"s/v1", "unlisted")}
+
+
+def test_bodies_that_no_sorted_set_names_are_looked_for_once_in_a_plan(store: Store, client: redis.Redis) -> None:
+    for number in range(40):
+        client.set(f"{P}state:{number}", b"{}")
+        client.set(f"{P}version:{number}:orphan", b"{}")
+    file = BytesIO()
+    write_catalogue(store.keys(), file)
+    rejects: list[Reject] = []
+    for key_range in cut(file, 8):
+        assert list(store.read(Kind.VERSION, Span(key_range, pq.ParquetFile(file)), rejects.append)) == []
+    assert sorted(r.id for r in rejects) == sorted(b"%d/orphan" % number for number in range(40))
+
+
 def test_a_long_history_is_read_whole_once_and_in_batches(store: Store, client: redis.Redis) -> None:
     rows = [version(f"{i:05}") for i in range(5000)]
     store.write(Kind.VERSION, batch_of(Kind.VERSION, *rows, version("v", "other")))
