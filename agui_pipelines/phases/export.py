@@ -22,8 +22,8 @@ from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter
 from agui_pipelines.staging.flow import Behind, ahead
 
 PHASE: Final = "export"
-GATHER_ROWS: Final = 4_000
-GATHER_BYTES: Final = 8 * 1024 * 1024
+GATHER_ROWS: Final = 2_000
+GATHER_BYTES: Final = 4 * 1024 * 1024
 """A source reads in batches of a few hundred; handing those from thread to thread would cost more than their digests."""
 
 

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from agui_pipelines.errors import StagingError
 from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.admission import require_importable
 from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.transform import require_importable, staged, staged_ranges
+from agui_pipelines.phases.transform import staged, staged_ranges
 from agui_pipelines.ports import BATCH_BYTES, Store, Written
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import Kind, sliced

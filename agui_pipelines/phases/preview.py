@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from agui_pipelines import losses
 from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.admission import require_importable
 from agui_pipelines.phases.comparison import Names, compared
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.transform import require_importable, staged_ranges
+from agui_pipelines.phases.transform import staged_ranges
 from agui_pipelines.records import Kind
 
 PHASE: Final = "preview"

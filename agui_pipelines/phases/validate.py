@@ -10,11 +10,12 @@ import orjson
 from agui_pipelines import losses
 from agui_pipelines.errors import StagingError, ValidationFailedError, named
 from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.admission import rejects
 from agui_pipelines.phases.comparison import KindComparison, compared
 from agui_pipelines.phases.import_ import PHASE as IMPORT
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.transform import rejects, staged_ranges
+from agui_pipelines.phases.transform import staged_ranges
 from agui_pipelines.records import Kind
 from agui_pipelines.staging import SnapshotReader
 

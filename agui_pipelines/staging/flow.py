@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import pyarrow as pa
 
-QUEUE_BYTES: Final = 8 * 1024 * 1024
+QUEUE_BYTES: Final = 4 * 1024 * 1024
 
 
 class _Queue:

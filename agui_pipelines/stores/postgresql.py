@@ -39,7 +39,7 @@ from agui_pipelines.stores.postgresql_check import examine
 from agui_pipelines.stores.postgresql_tables import ABSENT, TABLES, Table, Tables, is_text
 from agui_pipelines.stores.postgresql_writing import Writing
 
-_BATCH_ROWS: Final = 4_000
+_BATCH_ROWS: Final = 2_000
 _KEY_ROWS: Final = 50_000
 
 _IDENTITY: Final = "SELECT system_identifier::text FROM pg_control_system()"

@@ -1,0 +1,118 @@
+"""Admission: what must hold of staged snapshots before the first write to the target."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agui_pipelines import losses
+from agui_pipelines.errors import CollisionError, LossError, RejectLimitError, named
+from agui_pipelines.keyspace import sorted_on_disk
+from agui_pipelines.phases.origins import require_distinct_ids
+from agui_pipelines.phases.session import Session
+from agui_pipelines.ports import Store
+from agui_pipelines.records import SCHEMAS, Kind, Reject, id_columns
+from agui_pipelines.staging import SnapshotReader
+
+_SLOTS: Final = pa.schema([pa.field("slot", pa.string()), pa.field("id", pa.string())])
+
+
+def rejects(session: Session, snapshots: Iterable[SnapshotReader]) -> Iterator[Reject]:
+    """What was rejected on the way to these staged snapshots, in export and in transform."""
+    for snapshot in snapshots:
+        for parent in snapshot.manifest.parents:
+            yield from SnapshotReader(session.workspace, parent).rejects()
+        yield from snapshot.rejects()
+
+
+def require_importable(session: Session, snapshots: Iterable[SnapshotReader]) -> None:
+    """Refuse before the first write.
+
+    Raises `RejectLimitError` for too many rejects, `LossError` for a loss that the migration does not accept,
+    `CollisionError` for ids that fall together.
+    """
+    readers = list(snapshots)
+    _require_few_rejects(session, readers)
+    _require_accepted_losses(session, readers)
+    if any(reader.manifest.transform != "identity" for reader in readers):
+        require_distinct_ids(readers)
+    _require_own_slots(session, readers)
+
+
+def _require_few_rejects(session: Session, readers: list[SnapshotReader]) -> None:
+    allowed = session.migration.limits.max_rejects
+    found: list[Reject] = []
+    reasons: Counter[str] = Counter()
+    count = 0
+    for reject in rejects(session, readers):
+        count += 1
+        reasons[reject.reason] += 1
+        if len(found) < 1000:  # noqa: PLR2004 - enough to name; all of them are in the snapshots
+            found.append(reject)
+    if count <= allowed:
+        return
+    kinds = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+    raise RejectLimitError(
+        f"{count:,} record{'s were' if count != 1 else ' was'} rejected ({kinds}): {named([r.name for r in found])}. "
+        f"{found[0].detail}",
+        why=f"The migration allows {allowed:,}; importing would leave them behind.",
+        remedy="Their raw bytes are kept in the snapshots' rejects. Mend them at the source, or set limits.max_rejects to "
+        "accept the loss, and run again.",
+        rejected=count,
+        rejects=[{"id": r.name, "kind": str(r.kind), "reason": r.reason, "detail": r.detail} for r in found],
+    )
+
+
+def _require_accepted_losses(session: Session, readers: list[SnapshotReader]) -> None:
+    found = losses.together(reader.manifest.fates for reader in readers)
+    refused = losses.unaccepted(found, session.migration.accept_losses)
+    if not refused:
+        return
+    told = "; ".join(
+        f"{fate.lost:,} records ({named(fate.examples)}) have {losses.MEANING[name]}" for name, fate in refused.items()
+    )
+    accepted = ", ".join(sorted({*session.migration.accept_losses, *refused}))
+    keepable = ", ".join(name for name in losses.KEEPABLE if name in refused)
+    instead = f", or let the documents carry it: keep: [{keepable}]" if keepable else ""
+    raise LossError(
+        f"This route would lose what carries meaning: {told}.",
+        why="What is not in the target after the switch is gone for good; nothing was written.",
+        remedy=f"Accept it with this line in the migration file: accept_losses: [{accepted}]{instead}. Then run again.",
+        losses={name: fate.lost for name, fate in refused.items()},
+        loss_ledger=losses.table(found, session.migration.accept_losses),
+    )
+
+
+def _require_own_slots(session: Session, readers: list[SnapshotReader]) -> None:
+    """Refuse records whose ids differ and of which the target could keep only one; see `Store.slots`."""
+    with session.target() as target:
+        for kind in Kind:
+            columns = list(id_columns(kind))
+            nothing = pa.RecordBatch.from_pylist([], pa.schema([SCHEMAS[kind].field(name) for name in columns]))
+            if target.slots(kind, nothing) is None or not any(reader.segments(kind) for reader in readers):
+                continue
+            batches = (batch for reader in readers for batch in reader.batches(kind, columns))
+            query = "SELECT min(id) AS one, max(id) AS other FROM rows GROUP BY slot HAVING count(*) > 1 ORDER BY 1 LIMIT 100"
+            shared = [
+                (row["one"], row["other"])
+                for batch in sorted_on_disk((_slots(target, kind, batch) for batch in batches), _SLOTS, query)
+                for row in batch.to_pylist()
+            ]
+            if shared:
+                raise CollisionError(
+                    f"Several {kind}s would take one place in the target: "
+                    f"{named([f'{one} and {other}' for one, other in shared])}.",
+                    why="It tells them apart by less than their ids, so one would overwrite the other. Nothing was written.",
+                    remedy="Change one of the ids by a transform or at the source, or choose another target.",
+                    ids=[id_ for pair in shared for id_ in pair],
+                )
+
+
+def _slots(target: Store, kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
+    ids = [batch.column(name) for name in id_columns(kind)]
+    names = pc.binary_join_element_wise(*ids, "/") if len(ids) > 1 else ids[0]
+    return pa.RecordBatch.from_arrays([target.slots(kind, batch), names], schema=_SLOTS)
