@@ -12,7 +12,7 @@ from agui_pipelines.spec.migration import (
     outline,
     parse,
 )
-from agui_pipelines.spec.sources import ForeignConfig, RedisKeysConfig, SourceConfig
+from agui_pipelines.spec.sources import ForeignConfig, LangGraphConfig, RedisKeysConfig, SourceConfig
 from agui_pipelines.spec.stores import (
     FileConfig,
     FileOptions,
@@ -32,6 +32,7 @@ __all__ = [
     "FileConfig",
     "FileOptions",
     "ForeignConfig",
+    "LangGraphConfig",
     "Limits",
     "Migration",
     "Outline",
