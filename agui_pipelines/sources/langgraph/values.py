@@ -81,13 +81,6 @@ class _Named:
     members: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Unknown:
-    """An extension that nobody knows. It is kept until somebody asks for the value that it is in."""
-
-    code: int
-
-
 def json_text(value: Typed) -> bytes:
     """A stored value as JSON text. Raises `UnusableError`."""
     return text_of(tree(value))
@@ -132,8 +125,11 @@ def text_of(part: Any) -> bytes:
 
 
 def _unpacked(data: bytes) -> Any:
-    """Strict: all of the bytes, text in UTF-8. Mappings come as pairs, so that no key replaces another unseen."""
-    return msgpack.unpackb(data, object_pairs_hook=_mapping, ext_hook=_extension, strict_map_key=False)
+    """Strict: all of the bytes, text in UTF-8. Mappings come as pairs, so that no key replaces another unseen.
+
+    Extensions are left closed. To open one within the other here would let the data decide how much of the stack is used.
+    """
+    return msgpack.unpackb(data, object_pairs_hook=_mapping, strict_map_key=False)
 
 
 _TEXT: Final = frozenset({str})
@@ -153,25 +149,31 @@ def _items(pairs: Iterable[tuple[Any, Any]]) -> _Named:
     return _Named("builtins.dict", {"$items": [[key, value] for key, value in pairs]})
 
 
-def _extension(code: int, data: bytes) -> Any:
-    if code not in _CODES:
-        return _Unknown(code)
-    content = _unpacked(data)
-    if code == _Extension.DELTA_SNAPSHOT:
-        return content  # only the way in which a channel stores its value
-    return _array(content) if code == _Extension.ARRAY else _object(code, content)
+def _opened(extension: msgpack.ExtType) -> Any:
+    """What is in an extension. Raises `UnusableError` for one that LangGraph's serialiser does not write."""
+    code, data = extension
+    if code in _CODES:
+        content = tree(Typed("msgpack", data))
+        if code == _Extension.DELTA_SNAPSHOT:
+            return content  # only the way in which a channel stores its value
+        found = _array(content) if code == _Extension.ARRAY else _object(code, content)
+        if found is not None:
+            return found
+    raise UnusableError(
+        "unknown_extension", f"msgpack's extension {code} in a form that LangGraph's serialiser does not write"
+    )
 
 
-def _array(content: Any) -> Any:
+def _array(content: Any) -> _Named | None:
     match content:
         # An array of objects would be an array of addresses.
         case [str(dtype), list(shape), str(order), bytes(data)] if "O" not in dtype:
             members = {"dtype": dtype, "shape": shape, "order": order, "$base64": _base64(data)}
             return _Named("numpy.ndarray", members)
-    return _Unknown(_Extension.ARRAY)
+    return None
 
 
-def _object(code: int, content: Any) -> Any:  # noqa: PLR0911 - one for each form
+def _object(code: int, content: Any) -> _Named | None:  # noqa: PLR0911 - one for each form
     match code, content:
         case _Extension.ONE_ARGUMENT, [str(module), str(name), argument]:
             return _Named(f"{module}.{name}", {"$value": _usual(module, name, argument)})
@@ -189,7 +191,7 @@ def _object(code: int, content: Any) -> Any:  # noqa: PLR0911 - one for each for
             [str(module), str(name), fields, *_],
         ):
             return _Named(f"{module}.{name}", _members(fields))
-    return _Unknown(code)
+    return None
 
 
 _HEX: Final = re.compile(r"([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})")
@@ -233,10 +235,8 @@ def _plain(part: Any) -> Any:  # noqa: PLR0911 - one for each type
         return {TYPE: part.type, **{key: _plain(member) for key, member in part.members.items()}}
     if kind is bytes:
         return {TYPE: "builtins.bytes", "$base64": _base64(part)}
-    if kind is _Unknown:
-        raise UnusableError(
-            "unknown_extension", f"msgpack's extension {part.code} in a form that LangGraph's serialiser does not write"
-        )
+    if kind is msgpack.ExtType:
+        return _plain(_opened(part))
     raise UnusableError(
         "unknown_extension", f"a {kind.__name__} of msgpack, which LangGraph's serialiser does not write"
     )
