@@ -28,15 +28,19 @@ _TABLES: Final = {
 }
 
 _CHECKPOINTS: Final = """
-SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+SELECT rowid, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
 FROM checkpoints ORDER BY thread_id, checkpoint_ns, checkpoint_id
 """
 _WRITES: Final = """
-SELECT task_id, {task_path} AS task_path, idx, channel, type, value FROM writes
-WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? ORDER BY task_path, task_id, idx
+SELECT w.task_id, {task_path} AS task_path, w.idx, w.channel, w.type, w.value
+FROM checkpoints c JOIN writes w
+ON w.thread_id = c.thread_id AND w.checkpoint_ns = c.checkpoint_ns AND w.checkpoint_id = c.checkpoint_id
+WHERE c.rowid = ? ORDER BY 2, 1, w.idx
 """
+"""By the row's number, as ids need not be text that could be handed back to SQLite."""
 _LEFT_WRITES: Final = """
-SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, {task_path}, idx, channel, type, value FROM writes w
+SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, {task_path}, idx, channel, type, value
+FROM writes w
 WHERE NOT EXISTS (
     SELECT 1 FROM checkpoints c
     WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns AND c.checkpoint_id = w.checkpoint_id
@@ -133,32 +137,38 @@ def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
 
 def _checkpoints(connection: sqlite3.Connection, task_path: str) -> Iterator[Checkpoint]:
     query = _WRITES.format(task_path=task_path)
-    for thread_id, namespace, checkpoint_id, parent_id, type_, body, metadata in connection.execute(_CHECKPOINTS):
-        writes = connection.execute(query, (thread_id, namespace, checkpoint_id))
+    for row, thread_id, namespace, checkpoint_id, parent_id, type_, body, metadata in connection.execute(_CHECKPOINTS):
+        writes = connection.execute(query, (row,))
         yield Checkpoint(
-            thread_id=thread_id,
-            namespace=namespace,
-            checkpoint_id=checkpoint_id,
-            parent_id=parent_id or "",
+            thread_id=_text(thread_id),
+            namespace=_text(namespace),
+            checkpoint_id=_text(checkpoint_id),
+            parent_id=_text(parent_id or ""),
             body=_typed(type_, body),
             metadata=_bytes(metadata),
-            writes=[
-                Write(task, path, number, channel, _typed(type_, value))
-                for task, path, number, channel, type_, value in writes
-            ],
+            writes=[_write(*write) for write in writes],
         )
 
 
 def _leftovers(connection: sqlite3.Connection, task_path: str) -> Iterator[Leftover]:
-    for row in connection.execute(_LEFT_WRITES.format(task_path=task_path)):
-        thread_id, namespace, of, task, path, number, channel, *value = row
-        yield Leftover(thread_id, namespace, Write(task, path, number, channel, _typed(*value), of))
+    for thread_id, namespace, of, *write in connection.execute(_LEFT_WRITES.format(task_path=task_path)):
+        yield Leftover(_text(thread_id), _text(namespace), _write(*write, of=_text(of)))
 
 
-def _typed(encoding: str | None, value: Any) -> Typed:
-    return Typed(encoding, _bytes(value))
+def _write(task: Any, path: Any, number: int, channel: Any, type_: Any, value: Any, of: str | None = None) -> Write:  # noqa: PLR0917 - a row
+    return Write(_text(task), _text(path), number, _text(channel), _typed(type_, value), of)
+
+
+def _text(value: Any) -> str:
+    """SQLite gives what was stored, whatever the column's type is."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _typed(encoding: Any, value: Any) -> Typed:
+    return Typed(None if encoding is None else _text(encoding), _bytes(value))
 
 
 def _bytes(value: Any) -> bytes | None:
-    """SQLite gives what was stored, be it text or bytes."""
-    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+    return (
+        None if value is None else value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+    )
