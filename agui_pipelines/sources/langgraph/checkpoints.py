@@ -130,13 +130,13 @@ def content(checkpoint: Checkpoint) -> Content:
         # A blob wins: of a channel that keeps changes, the document holds a mere mark that there is one.
         values[channel] = _of_channel(channel, json_text, blob)
     metadata = _metadata(checkpoint)
-    _require_values(metadata, values)
     timestamp = members.pop("ts", None)
     if not isinstance(timestamp, str):
         raise UnusableError("no_checkpoint", "The checkpoint has no time (ts).")
     if members.get("id") == checkpoint.checkpoint_id:
         del members["id"]
     own = {name: member if isinstance(member, bytes) else text_of(member) for name, member in members.items()}
+    _require_values(metadata, own, values)
     own = {
         "thread_id": documents.dumps(checkpoint.thread_id),
         "checkpoint_ns": documents.dumps(checkpoint.namespace),
@@ -150,11 +150,16 @@ def _document(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, bytes]]
     """Members (raw JSON text, but for time and id) and channel values of a checkpoint that is a JSON document."""
     try:
         members: dict[str, Any] = dict(documents.members(checkpoint.body.data or b""))
-        values = documents.members(members.pop("channel_values", b"{}"))
+        values = documents.members(_absent(members.pop("channel_values", None)) or b"{}")
         members |= {name: documents.loads(members[name]) for name in ("ts", "id") if name in members}
     except ValueError:
         raise UnusableError("no_checkpoint", "The checkpoint is not an object with channel_values.") from None
     return members, values
+
+
+def _absent(member: bytes | None) -> bytes | None:
+    """A member that says null, as if it were not there."""
+    return None if member == b"null" else member
 
 
 def _value(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -186,18 +191,24 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, bytes]:
     return metadata
 
 
-def _require_values(metadata: Mapping[str, bytes], values: Mapping[str, bytes]) -> None:
-    """The counters tell which channels are stored as changes; their values need the application's code to be made."""
-    counters = metadata.get(_DELTA_COUNTERS, b"{}")
-    changes = [
-        channel for channel in (documents.members(counters) if counters != b"null" else ()) if channel not in values
-    ]
+def _require_values(metadata: Mapping[str, bytes], own: Mapping[str, bytes], values: Mapping[str, bytes]) -> None:
+    """Metadata tells which channels are stored as changes, and versions which of them have been written to at all."""
+    counters, versions = (_names(of.get(name)) for of, name in ((metadata, _DELTA_COUNTERS), (own, "channel_versions")))
+    changes = [channel for channel in counters if channel in versions and channel not in values]
     if changes:
         raise UnusableError(
             "delta_channel",
             f"The channel {changes[0]!r} is a DeltaChannel, of which only changes are stored here; "
             "its value is made from them by the graph's own reducer.",
         )
+
+
+def _names(mapping: bytes | None) -> list[str]:
+    """The members of what may be an object, or missing."""
+    try:
+        return list(documents.members(mapping or b"{}"))
+    except ValueError:
+        return []
 
 
 def _write(write: Write) -> bytes:

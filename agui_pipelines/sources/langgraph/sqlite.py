@@ -6,6 +6,7 @@ import platform
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -152,11 +153,11 @@ def _checkpoints(connection: sqlite3.Connection, task_path: str) -> Iterator[Che
 
 def _leftovers(connection: sqlite3.Connection, task_path: str) -> Iterator[Leftover]:
     for thread_id, namespace, of, *write in connection.execute(_LEFT_WRITES.format(task_path=task_path)):
-        yield Leftover(_text(thread_id), _text(namespace), _write(*write, of=_text(of)))
+        yield Leftover(_text(thread_id), _text(namespace), replace(_write(*write), checkpoint_id=_text(of)))
 
 
-def _write(task: Any, path: Any, number: int, channel: Any, type_: Any, value: Any, of: str | None = None) -> Write:  # noqa: PLR0917 - a row
-    return Write(_text(task), _text(path), number, _text(channel), _typed(type_, value), of)
+def _write(task: Any, path: Any, number: int, channel: Any, type_: Any, value: Any) -> Write:
+    return Write(_text(task), _text(path), number, _text(channel), _typed(type_, value))
 
 
 def _text(value: Any) -> str:

@@ -473,6 +473,23 @@ def test_of_a_channel_that_stores_changes_only_whole_values_become_documents(sav
     assert len(found.versions) + sum(r.kind is Kind.VERSION for r in found.rejects.values()) == len(told(saved.saver))
 
 
+class Quiet(TypedDict):
+    lines: Annotated[list[str], DeltaChannel(operator.add)]
+    last: str
+
+
+def test_a_channel_that_stores_changes_and_has_none_keeps_nothing_from_being_read(saved: Saved) -> None:
+    graph = StateGraph(Quiet)
+    graph.add_node("write", lambda _: {"last": "x"})
+    graph.add_edge(START, "write")
+    graph.compile(checkpointer=saved.saver).invoke({"last": "y"}, thread("d"))
+    found = scan(saved)
+    assert found.rejects == {}
+    assert found.versions.keys() == told(saved.saver).keys()
+    counters = [parsed(v["metadata"]).get("counters_since_delta_snapshot") for v in found.versions.values()]
+    assert any(counters)  # LangGraph counts all the same
+
+
 def test_numbers_in_documents_of_postgresql_keep_every_digit(fresh_postgres: Callable[[], str], tmp_path: Path) -> None:
     with opened("postgresql", fresh_postgres, tmp_path) as saved:
         put(saved.saver, {"big": 2**200, "tiny": 5e-324, "third": 1 / 3, "yes": True, "none": None, "text": "é\\u0041"})
