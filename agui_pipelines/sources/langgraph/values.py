@@ -29,13 +29,15 @@ from __future__ import annotations
 import math
 import re
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, Final
 
 import msgpack
+import orjson
 
 from agui_pipelines import documents
 
@@ -52,6 +54,9 @@ class _Extension(IntEnum):
     ARRAY = 6
     DELTA_SNAPSHOT = 7
 
+
+_REMEMBERED_BYTES: Final = 4096
+"""Extensions up to this size are remembered, so that all of them together take some tens of megabytes at most."""
 
 _CODES: Final = frozenset(map(int, _Extension))
 
@@ -116,7 +121,11 @@ def tree(value: Typed) -> Any:
 def text_of(part: Any) -> bytes:
     """A tree, or a part of one, as JSON text. Raises `UnusableError`."""
     try:
-        return documents.dumps(_plain(part))
+        try:
+            return orjson.dumps(_plain(part, _fragment), default=_decimal)
+        except orjson.JSONEncodeError:
+            # What only older, JSON-encoded values have (integers over 64 bits, lone surrogates), or many levels.
+            return documents.dumps(_plain(part, _whole))
     except (ValueError, RecursionError):
         raise UnusableError("too_deep", "a value that is nested too deeply") from None
 
@@ -216,30 +225,52 @@ def _members(fields: Any) -> dict[str, Any]:
 _AS_IT_IS: Final = frozenset({str, int, bool, type(None), Decimal})
 
 
-def _plain(part: Any) -> Any:  # noqa: PLR0911 - one for each type
-    """A copy that is made of what JSON has, and nothing else. Raises `UnusableError`."""
+def _plain(part: Any, extension: Callable[[msgpack.ExtType], Any]) -> Any:  # noqa: PLR0911 - one for each type
+    """A copy that is made of what JSON has, and nothing else but what `extension` makes. Raises `UnusableError`."""
     kind = type(part)
     if kind in _AS_IT_IS:
         return part
     if kind is dict:
         if TYPE in part:
-            return _plain(_items(part.items()))
-        return {key: member if type(member) is str else _plain(member) for key, member in part.items()}
+            return _plain(_items(part.items()), extension)
+        return {key: member if type(member) is str else _plain(member, extension) for key, member in part.items()}
     if kind is list:
-        return [_plain(item) for item in part]
+        return [_plain(item, extension) for item in part]
     if kind is float:
         if not math.isfinite(part):
             raise UnusableError("not_finite", f"the number {part}, which JSON does not have")
         return part
     if kind is _Named:
-        return {TYPE: part.type, **{key: _plain(member) for key, member in part.members.items()}}
+        return {TYPE: part.type, **{key: _plain(member, extension) for key, member in part.members.items()}}
     if kind is bytes:
         return {TYPE: "builtins.bytes", "$base64": _base64(part)}
     if kind is msgpack.ExtType:
-        return _plain(_opened(part))
+        return extension(part)
     raise UnusableError(
         "unknown_extension", f"a {kind.__name__} of msgpack, which LangGraph's serialiser does not write"
     )
+
+
+def _whole(part: msgpack.ExtType) -> Any:
+    return _plain(_opened(part), _whole)
+
+
+def _fragment(part: msgpack.ExtType) -> Any:
+    """The same as text. A conversation's next checkpoint has all of its messages again, so those are remembered."""
+    if len(part.data) > _REMEMBERED_BYTES:
+        return _plain(_opened(part), _fragment)
+    return orjson.Fragment(_remembered(part))
+
+
+@lru_cache(maxsize=4096)
+def _remembered(part: msgpack.ExtType) -> bytes:
+    return text_of(_opened(part))
+
+
+def _decimal(value: Any) -> orjson.Fragment:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(str(value))
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _base64(data: bytes) -> str:
