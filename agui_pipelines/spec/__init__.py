@@ -1,5 +1,6 @@
 """The migration file and everything that can stand in it."""
 
+from agui_pipelines.spec.langgraph import LangGraphConfig
 from agui_pipelines.spec.migration import (
     ALIASES,
     DEFAULT_FILE,
@@ -12,7 +13,7 @@ from agui_pipelines.spec.migration import (
     outline,
     parse,
 )
-from agui_pipelines.spec.sources import ForeignConfig, LangGraphConfig, RedisKeysConfig, SourceConfig
+from agui_pipelines.spec.sources import ForeignConfig, RedisKeysConfig, SourceConfig
 from agui_pipelines.spec.stores import (
     FileConfig,
     FileOptions,
