@@ -101,11 +101,12 @@ class Database(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a checkpoint says, as JSON text but for the time."""
+    """What a checkpoint itself says: its time, its channels' values as a JSON object, and the rest as JSON text."""
 
     timestamp: str
     data: bytes
-    metadata: bytes
+    metadata: Mapping[str, bytes]
+    own: Mapping[str, bytes]
 
 
 def state_id(thread_id: str, namespace: str) -> str:
@@ -124,7 +125,7 @@ def _encoded(text: str) -> str:
 
 
 def content(checkpoint: Checkpoint) -> Content:
-    """What becomes of a checkpoint. Raises `UnusableError` with a detail that is a sentence and names the channel."""
+    """What a checkpoint says, without its writes. Raises `UnusableError`; its detail is a sentence that names the channel."""
     members, values = _document(checkpoint) if checkpoint.body.encoding == JSONB else _value(checkpoint)
     for channel, blob in checkpoint.blobs.items():
         # A blob wins: of a channel that keeps changes, the document holds a mere mark that there is one.
@@ -137,13 +138,18 @@ def content(checkpoint: Checkpoint) -> Content:
         del members["id"]
     own = {name: member if isinstance(member, bytes) else text_of(member) for name, member in members.items()}
     _require_values(metadata, own, values)
+    return Content(timestamp, _object(values), metadata, own)
+
+
+def metadata_of(checkpoint: Checkpoint, found: Content) -> bytes:
+    """The metadata of the version, with the writes. Raises `UnusableError` like `content`."""
     own = {
         "thread_id": documents.dumps(checkpoint.thread_id),
         "checkpoint_ns": documents.dumps(checkpoint.namespace),
-        **own,
+        **found.own,
         "pending_writes": b"[%b]" % b",".join(map(_write, checkpoint.writes)),
     }
-    return Content(timestamp, _object(values), _object({**metadata, OWN: _object(own)}))
+    return _object({**found.metadata, OWN: _object(own)})
 
 
 def _document(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -17,6 +17,7 @@ from agui_pipelines.sources.langgraph.checkpoints import (
     Leftover,
     Write,
     content,
+    metadata_of,
     raw,
     raw_leftover,
     state_id,
@@ -58,8 +59,8 @@ class LangGraphSource:
         self._database.close()
 
     def scan(self, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
-        """All as it is at one moment. A checkpoint that cannot become a version is rejected, and if it is the newest one,
-        the state too: an older document would not be the state.
+        """All as it is at one moment. A checkpoint that cannot become a version is rejected. If it is the newest one, and it
+        is not only a pending write of which there is no JSON, so is the state: an older document would not be the state.
         """
         if not self._database.exists():
             return
@@ -92,34 +93,42 @@ def _records(checkpoints: Iterator[Checkpoint], on_reject: OnReject) -> Iterator
             yield from _state(thread, on_reject)
             thread = _Thread(id_, found.timestamp if isinstance(found, Content) else None, found)
         thread.newest = found
-        if isinstance(found, Reject):
-            on_reject(found)
+        version = found if isinstance(found, Reject) else _version(checkpoint, found)
+        if isinstance(version, Reject):
+            on_reject(version)
         else:
-            yield Kind.VERSION, _version(checkpoint, found)
+            yield Kind.VERSION, version
     yield from _state(thread, on_reject)
 
 
 def _read(checkpoint: Checkpoint) -> Content | Reject:
-    id_ = f"{checkpoint.state_id}/{checkpoint.checkpoint_id}".encode("utf-8", "surrogateescape")
     try:
         for text in (checkpoint.state_id, checkpoint.checkpoint_id, checkpoint.parent_id):
             text.encode("utf-8")
         return content(checkpoint)
     except UnicodeEncodeError:
-        reason, detail = "id_not_utf8", "An id of it is not UTF-8 text."
+        return _rejected(checkpoint, "id_not_utf8", "An id of it is not UTF-8 text.")
     except UnusableError as error:
-        reason, detail = error.reason, error.detail
+        return _rejected(checkpoint, error.reason, error.detail)
+
+
+def _rejected(checkpoint: Checkpoint, reason: str, detail: str) -> Reject:
+    id_ = f"{checkpoint.state_id}/{checkpoint.checkpoint_id}".encode("utf-8", "surrogateescape")
     return Reject(Kind.VERSION, id_, raw(checkpoint), _PHASE, reason, detail)
 
 
-def _version(checkpoint: Checkpoint, found: Content) -> dict[str, Any]:
+def _version(checkpoint: Checkpoint, found: Content) -> dict[str, Any] | Reject:
+    try:
+        metadata = metadata_of(checkpoint, found)
+    except UnusableError as error:
+        return _rejected(checkpoint, error.reason, error.detail)
     return {
         "state_id": checkpoint.state_id,
         "version_id": checkpoint.checkpoint_id,
         "timestamp": found.timestamp,
         "data": found.data,
         "delta": None,
-        "metadata": found.metadata,
+        "metadata": metadata,
         "parent_id": checkpoint.parent_id,
         "extra": None,
     }

@@ -416,8 +416,9 @@ def test_a_pending_write_that_cannot_become_json_rejects_its_version_and_names_t
     id_ = put(saved.saver, {"a": [1]})
     write(saved.saver, "t", id_, [("b", 1 + 2j)], task="task-9")
     found = scan(saved)
-    reject = found.rejects[f"version t/{id_}"]
-    assert reject.reason == "pickle"
+    [reject] = found.rejects.values()
+    assert (reject.kind, reject.name, reject.reason) == (Kind.VERSION, f"t/{id_}", "pickle")
+    assert parsed(found.states["t"]["data"]) == {"a": [1]}
     assert "'b'" in reject.detail
     assert "task-9" in reject.detail
 
