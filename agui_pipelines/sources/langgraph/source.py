@@ -24,7 +24,7 @@ from agui_pipelines.sources.langgraph.checkpoints import (
 )
 from agui_pipelines.sources.langgraph.values import UnusableError
 
-_BATCH_ROWS: Final = 5_000
+_BATCH_ROWS: Final = 4_000
 _PHASE: Final = "export"
 
 
