@@ -262,7 +262,7 @@ def _fragment(part: msgpack.ExtType) -> Any:
     return orjson.Fragment(_remembered(part))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2048)
 def _remembered(part: msgpack.ExtType) -> bytes:
     return text_of(_opened(part))
 

@@ -15,6 +15,7 @@ from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -35,7 +36,9 @@ from agui_pipelines.ports import BATCH_BYTES, Reader, Scanner
 from agui_pipelines.records import SCHEMAS, Kind, Reject
 from agui_pipelines.sources import open_source
 from agui_pipelines.sources.langgraph.checkpoints import state_id
-from agui_pipelines.spec import LangGraphConfig
+from agui_pipelines.spec import FileConfig, LangGraphConfig, PostgresConfig
+from agui_pipelines.stores.file import FileStore
+from agui_pipelines.stores.postgresql import PostgresStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:ShallowPostgresSaver is deprecated:DeprecationWarning")
 
@@ -736,13 +739,48 @@ def test_where_it_is_holds_no_secret_and_needs_no_connection(tmp_path: Path) -> 
         assert source.describe() == f"LangGraph's checkpoints in {tmp_path}/a/b.db"
 
 
-def test_nothing_is_written(saved: Saved) -> None:
-    put(saved.saver, {"a": [1]})
-    with saved.source() as source:
-        for place in (source, source):
-            assert place.ping().startswith(("PostgreSQL ", "SQLite "))
-            assert place.place() == source.place()
-    assert scan(saved).states == scan(saved).states
+def test_whoever_may_only_read_can_be_the_source(fresh_postgres: Callable[[], str], tmp_path: Path) -> None:
+    with opened("postgresql", fresh_postgres, tmp_path) as saved:
+        put(saved.saver, {"a": [1]})
+        url, role = saved.config["connection_url"], f"agui_test_role_{uuid.uuid4().hex}"
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {role} LOGIN")
+            try:
+                parts = urlsplit(url)
+                own = parts._replace(netloc=f"{role}@{parts.hostname}:{parts.port}").geturl()
+                reading = Saved(saved.saver, {"connection_url": own})
+                with reading.source() as source, pytest.raises(StoreError, match="permission denied for table"):
+                    list(source.scan(pytest.fail))
+                connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+                assert scan(reading).states == scan(saved).states
+            finally:
+                connection.execute(f"DROP OWNED BY {role}")
+                connection.execute(f"DROP ROLE {role}")
+
+
+def test_a_file_stays_as_it_is_byte_by_byte(old_file: tuple[sqlite3.Connection, Saved], tmp_path: Path) -> None:
+    insert(old_file[0], "t", "c1", "json", GOOD, None)
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.iterdir()}
+    assert scan(old_file[1]).states.keys() == {"t"}
+    assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.iterdir()} == before
+
+
+def test_places_are_told_apart(fresh_postgres: Callable[[], str], tmp_path: Path) -> None:
+    with (
+        opened("postgresql", fresh_postgres, tmp_path) as first,
+        opened("postgresql", fresh_postgres, tmp_path) as second,
+        opened("sqlite", fresh_postgres, tmp_path) as third,
+        first.source() as one,
+        second.source() as other,
+        third.source() as file,
+    ):
+        with closing(PostgresStore(PostgresConfig.model_validate({"type": "postgresql", **first.config}))) as store:
+            assert one.place() == store.place()
+        assert not one.place().overlaps(other.place())
+        folder = FileConfig.model_validate({"type": "file", "file_options": {"base_dir": str(tmp_path)}})
+        assert file.place().overlaps(FileStore(folder).place())
+        assert one.ping().startswith("PostgreSQL ")
+        assert file.ping() == f"SQLite {sqlite3.sqlite_version}"
 
 
 def test_it_is_a_scanner_and_no_reader(any_saved: Saved) -> None:
