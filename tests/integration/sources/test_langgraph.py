@@ -345,10 +345,15 @@ def put(
 
 
 def write(
-    saver: BaseCheckpointSaver[Any], id_: str, checkpoint_id: str, writes: list[tuple[str, Any]], task: str = "task"
+    saver: BaseCheckpointSaver[Any],
+    id_: str,
+    checkpoint_id: str,
+    writes: list[tuple[str, Any]],
+    task: str = "task",
+    path: str = "path",
 ) -> None:
     config: Any = {"configurable": {"thread_id": id_, "checkpoint_ns": "", "checkpoint_id": checkpoint_id}}
-    saver.put_writes(config, writes, task, "path")
+    saver.put_writes(config, writes, task, path)
 
 
 class Sealed:
@@ -423,6 +428,19 @@ def test_a_pending_write_that_cannot_become_json_rejects_its_version_and_names_t
     assert parsed(found.states["t"]["data"]) == {"a": [1]}
     assert "'b'" in reject.detail
     assert "task-9" in reject.detail
+
+
+def test_pending_writes_come_in_the_order_in_which_they_are_applied(saved: Saved) -> None:
+    id_ = put(saved.saver, {"a": [1]})
+    for task, path in (("b", "~2"), ("a", "~2"), ("c", "~1"), ("B", "~2"), ("d", "é"), ("e", "Z")):
+        write(saved.saver, "t", id_, [("a", f"{task}0"), ("a", f"{task}1")], task, path)
+    original = saved.saver.get_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": ""}})
+    assert original is not None
+    values = [value for _, _, value in original.pending_writes or []]
+    assert values != sorted(values)
+    own = parsed(scan(saved).versions["t", id_]["metadata"])[OWN]
+    assert [w["value"] for w in own["pending_writes"]] == values
+    assert [w["idx"] for w in own["pending_writes"]] == [0, 1] * 6
 
 
 def test_what_belongs_to_no_checkpoint_is_rejected_by_name_and_kept(saved: Saved) -> None:
