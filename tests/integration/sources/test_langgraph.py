@@ -317,6 +317,28 @@ def test_the_shallow_savers_one_checkpoint_keeps_all_writes(fresh_postgres: Call
     assert {v["parent_id"] for v in found.versions.values()} == {""}
 
 
+@pytest.mark.parametrize("which", ["postgresql", "shallow"])
+def test_a_channel_that_was_emptied_has_no_value(which: str, fresh_postgres: Callable[[], str], tmp_path: Path) -> None:
+    with opened(which, fresh_postgres, tmp_path) as saved:
+        id_ = put(saved.saver, {"a": [1], "b": [2]})
+        # Older savers write such a row, the shallow one still does.
+        columns = "thread_id, checkpoint_ns, channel, type" + ("" if which == "shallow" else ", version")
+        more = "" if which == "shallow" else ", '7'"
+        connection: Any = saved.saver.conn  # type: ignore[attr-defined]
+        for channel in ("c", "of-no-checkpoint"):
+            connection.execute(f"INSERT INTO checkpoint_blobs ({columns}) VALUES ('t', '', '{channel}', 'empty'{more})")
+        connection.execute(
+            """UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{channel_versions,c}', '"7"')"""
+        )
+        newest = saved.saver.get_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": ""}})
+        found = scan(saved)
+    assert newest is not None
+    assert newest.checkpoint["channel_values"].keys() == {"a", "b"}
+    assert parsed(found.states["t"]["data"]) == {"a": [1], "b": [2]}
+    assert parsed(found.versions["t", id_]["metadata"])[OWN]["channel_versions"]["c"] == "7"
+    assert found.rejects == {}
+
+
 def test_versions_come_in_order_and_their_parents_before_them(saved: Saved) -> None:
     talk(saved.saver)
     found = scan(saved)
