@@ -1,5 +1,6 @@
 """The migration file and everything that can stand in it."""
 
+from agui_pipelines.spec.langgraph import LangGraphConfig
 from agui_pipelines.spec.migration import (
     ALIASES,
     DEFAULT_FILE,
@@ -47,6 +48,7 @@ __all__ = [
     "FileOptions",
     "ForeignConfig",
     "JsonLinesConfig",
+    "LangGraphConfig",
     "Limits",
     "Migration",
     "Outline",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from agui_pipelines.spec.langgraph import LangGraphConfig
 from agui_pipelines.spec.rows import QueriedRowsConfig, RowsConfig, TypedRowsConfig
 from agui_pipelines.spec.section import Section
 from agui_pipelines.spec.stores import FileConfig, PostgresConfig, RedisConfig, RedisOptions, Storage
@@ -87,6 +88,13 @@ class CustomConfig(Section):
 
 FileRowsConfig = JsonLinesConfig | CsvConfig | ParquetConfig
 ForeignConfig = (
-    RedisKeysConfig | JsonLinesConfig | CsvConfig | ParquetConfig | SqliteConfig | SqlAlchemyConfig | CustomConfig
+    RedisKeysConfig
+    | JsonLinesConfig
+    | CsvConfig
+    | ParquetConfig
+    | SqliteConfig
+    | SqlAlchemyConfig
+    | LangGraphConfig
+    | CustomConfig
 )
 SourceConfig = RedisConfig | PostgresConfig | FileConfig | ForeignConfig
