@@ -10,6 +10,7 @@ from agui_pipelines.ports import Reader
 from agui_pipelines.spec import ForeignConfig
 
 _MODULES: Final = {
+    "postgresql_rows": "postgresql_rows",
     "redis_keys": "redis_keys",
 }
 """The module of each ``type``; it is imported when it is needed, as its driver may not be installed."""

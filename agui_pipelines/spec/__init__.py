@@ -12,7 +12,7 @@ from agui_pipelines.spec.migration import (
     outline,
     parse,
 )
-from agui_pipelines.spec.sources import ForeignConfig, RedisKeysConfig, SourceConfig
+from agui_pipelines.spec.sources import ForeignConfig, PostgresRowsConfig, RedisKeysConfig, SourceConfig
 from agui_pipelines.spec.stores import (
     FileConfig,
     FileOptions,
@@ -37,6 +37,7 @@ __all__ = [
     "Outline",
     "PostgresConfig",
     "PostgresOptions",
+    "PostgresRowsConfig",
     "RedisConfig",
     "RedisKeysConfig",
     "RedisOptions",
