@@ -50,7 +50,7 @@ class PostgresRowsConfig(Storage):
     """What several parts of an id are joined by. Within a part its characters, and ``%``, are percent-encoded."""
     data: str | None = Field(None, min_length=1)
     """The column that holds the document: json, jsonb or text."""
-    columns: tuple[str, ...] | None = None
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The columns that the document is made of, if there is no `data`; all but those of the id unless given."""
     created_column: str | None = None
     updated_column: str | None = None
