@@ -80,7 +80,7 @@ class Connections:
 
     def __init__(self, endpoint: Endpoint, settings: Mapping[str, str] = MappingProxyType({})) -> None:
         self.endpoint = endpoint
-        self._settings = {**_FIXED, **settings}
+        self.settings = {**_FIXED, **settings}
         self._idle: list[_Session] = []
         self._open: list[_Session] = []
         self._reached = False
@@ -113,7 +113,7 @@ class Connections:
             self._close([session for session in self._idle if time.monotonic() - session.idle_since > limit])
         if self._idle:
             return self._idle.pop()
-        session = _Session(_connected(self.endpoint, self._settings, again=self._reached))
+        session = _Session(_connected(self.endpoint, self.settings, again=self._reached))
         self._reached = True
         self._open.append(session)
         return session
@@ -145,7 +145,7 @@ class Connections:
             "enable_seqscan": "off" if work is Work.WRITE else "on",
         }
         session.work = None
-        _configure(session.connection, settings)
+        configure(session.connection, settings)
         session.work = work
 
 
@@ -158,13 +158,14 @@ def _connected(endpoint: Endpoint, settings: dict[str, str], *, again: bool) -> 
         raise connect_failure(error, endpoint, again=again) from None
     try:
         connection.adapters.register_dumper(Binary, _BinaryDumper)
-        _configure(connection, settings)
+        configure(connection, settings)
     except psycopg.Error as error:
         connection.close()
         raise connect_failure(error, endpoint, again=again) from None
     return connection
 
 
-def _configure(connection: Connection, settings: dict[str, str]) -> None:
-    calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
+def configure(connection: Connection, settings: Mapping[str, str], *, local: bool = False) -> None:
+    """Set parameters of the server, for the connection or only for its transaction."""
+    calls = ", ".join([f"set_config(%s, %s, {local})"] * len(settings))
     connection.execute(f"SELECT {calls}".encode(), [part for item in settings.items() for part in item])

@@ -15,7 +15,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from agui_pipelines.drivers.postgresql import Connection, Connections, Work
+from agui_pipelines.drivers.postgresql import Connection, Connections, Work, configure
 from agui_pipelines.drivers.postgresql_errors import reason_of
 from agui_pipelines.drivers.postgresql_reading import value
 from agui_pipelines.errors import InterruptedConnectionError
@@ -55,6 +55,8 @@ def _begin(connection: Connection, connections: Connections, view: str | None = 
     connection.execute(_BEGIN)
     if view is not None:
         _join(connection, connections, view)
+    # Again, as a pooler may have given this transaction another server connection than the one that was set up.
+    configure(connection, connections.settings, local=True)
     connection.execute(_WITHOUT_TIME_LIMIT)
 
 

@@ -111,7 +111,7 @@ def examined(connection: Connection, config: PostgresRowsConfig, endpoint: Endpo
     types = Types(connection)
     _require(columns, "id_column", *config.id_column)
     holds, document, weighed = _document(config, columns, types)
-    parts = [sql.SQL("({})::text").format(_column(name)) for name in config.id_column]
+    parts: list[sql.Composable] = [sql.SQL("({})::text").format(_column(name)) for name in config.id_column]
     if len(parts) > 1:  # their collations may differ, or be of a kind that replace() refuses
         parts = [sql.SQL('({} COLLATE "C")').format(part) for part in parts]
     id_ = _joined(parts, config.id_separator)

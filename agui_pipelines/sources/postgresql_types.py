@@ -22,6 +22,7 @@ from typing import Final
 from psycopg import sql
 
 from agui_pipelines.drivers.postgresql import Connection
+from agui_pipelines.errors import StoreError
 
 SETTINGS: Final = {
     "DateStyle": "ISO",
@@ -50,8 +51,8 @@ _ARRAY: Final = """CASE WHEN cardinality({value}) > 0 THEN (
     ) AS {items}
 ) ELSE to_json({value}) END"""
 _TYPE: Final = """
-SELECT t.oid::bigint, t.typname, t.typtype::text, format_type(t.oid, NULL), t.typcategory::text,
-    t.typbasetype::bigint, e.oid::bigint, t.typrelid::bigint,
+SELECT t.oid::bigint, t.typname, format_type(t.oid, NULL), t.typcategory::text,
+    t.typbasetype::bigint, coalesce(e.oid, 0)::bigint, t.typrelid::bigint,
     EXISTS (SELECT FROM pg_cast WHERE castsource = t.oid AND casttarget = 'json'::regtype AND castfunc <> 0)
 FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
 WHERE t.oid = %s
@@ -70,8 +71,6 @@ class Type:
 
     oid: int
     name: str
-    sort: str
-    """``typtype``: b(ase), c(omposite), d(omain), e(num), r(ange), m(ultirange), p(seudo)."""
     spelling: str
     category: str
     base: int
@@ -90,7 +89,9 @@ class Types:
     def __getitem__(self, oid: int) -> Type:
         if oid not in self._known:
             row = self._connection.execute(_TYPE.encode(), (oid,)).fetchone()
-            self._known[oid] = Type(*row[:6], row[6] or 0, *row[7:]) if row else Type(oid, "", "p", "", "", 0, 0, 0, False)
+            if row is None:
+                raise StoreError(f"The server's catalogue does not know the type {oid} of a column.")
+            self._known[oid] = Type(*row)
         return self._known[oid]
 
     def underlying(self, oid: int) -> Type:
@@ -102,7 +103,8 @@ class Types:
         """An expression for a value's JSON, or None where ``row_to_json`` does right by itself."""
         found = self[oid]
         if found.base:
-            return self.json(sql.SQL("({})::{}").format(value, sql.SQL(self.underlying(oid).spelling)), found.base, depth)
+            base = sql.SQL(self.underlying(oid).spelling)
+            return self.json(sql.SQL("({})::{}").format(value, base), found.base, depth)
         if found.oid == _BYTEA:
             text = sql.SQL("translate(encode({}, 'base64'), E'\\n', '')").format(value)
             document = row_as_json([("type", sql.Literal("bytea")), ("base64", text)])
@@ -137,4 +139,4 @@ class Types:
 def row_as_json(members: list[tuple[str, sql.Composable]]) -> sql.Composed:
     """A JSON object of any number of members, which ``json_build_object`` cannot do."""
     columns = [sql.SQL("{} AS {}").format(member, sql.Identifier(name)) for name, member in members]
-    return sql.SQL('(SELECT row_to_json("row") FROM (SELECT {}) AS "row")').format(sql.SQL(", ").join(columns))
+    return sql.SQL('(SELECT row_to_json("row".*) FROM (SELECT {}) AS "row")').format(sql.SQL(", ").join(columns))

@@ -60,7 +60,7 @@ class PostgresRowsConfig(Storage):
     @field_validator("id_separator")
     @classmethod
     def _never_part_of_its_own_encoding(cls, separator: str) -> str:
-        if not separator or any(c == "%" or c == "\0" or c.isalnum() for c in separator):
+        if not separator or any(c in {"%", "\x00"} or c.isalnum() for c in separator):
             raise ValueError("must be made of characters that are neither letters nor digits nor '%', and not be empty")
         return separator
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from io import BytesIO
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import psycopg
 import pyarrow.parquet as pq
@@ -137,7 +138,6 @@ TYPES = [
     ("macaddr", "'08:00:2b:01:02:03'", '"08:00:2b:01:02:03"'),
     ("bit varying", "B'0101'", '"0101"'),
     ("point", "point(0.1, 1e300)", '"(0.1,1e+300)"'),
-    ("xml", "'<a>&amp;</a>'", '"<a>&amp;</a>"'),
     ("tsvector", "'a b'::tsvector", "\"'a' 'b'\""),
     ("oid", "42", '"42"'),
     ("jsonb", """'{"b": 1.10, "a": [1e3, null]}'""", '{"a": [1000, null], "b": 1.10}'),
@@ -249,7 +249,7 @@ def test_numbers_keep_every_digit(
 def _unpadded(text: str) -> Decimal:
     """Of a numeric the digits after the point are kept, and its sign unless it is zero."""
     value = Decimal(text)
-    return value if value else abs(value)
+    return value or abs(value)
 
 
 # Documents
@@ -339,14 +339,18 @@ def test_documents_say_where_they_come_from(
     database: psycopg.Connection, source: Callable[..., PostgresRowsSource]
 ) -> None:
     database.execute("CREATE TABLE t (id int, doc jsonb, made timestamp, changed timestamptz)")
-    database.execute("""INSERT INTO t VALUES (1, '{"a": 1}', '2020-01-01 10:00', '2021-01-01 10:00:00.5+02'), (2, '{}')""")
+    database.execute(
+        """INSERT INTO t VALUES (1, '{"a": 1}', '2020-01-01 10:00', '2021-01-01 10:00:00.5+02'), (2, '{}', NULL, NULL)"""
+    )
     opened = source(data="doc", created_column="made", updated_column="changed", migration_metadata=True)
     opened.stamp(MIGRATED)
     [span] = spans(opened)
     rows = [row for batch in opened.read(Kind.STATE, span, pytest.fail) for row in batch.to_pylist()]
     assert [row["data"].decode() for row in rows] == [
-        '{"a": 1,"_migration":{"original_created_at":"2020-01-01T10:00:00Z",'
-        '"original_updated_at":"2021-01-01T08:00:00.5Z","migrated_at":"2026-11-22T12:30:00.000Z"}}',
+        (
+            '{"a": 1,"_migration":{"original_created_at":"2020-01-01T10:00:00Z",'
+            '"original_updated_at":"2021-01-01T08:00:00.5Z","migrated_at":"2026-11-22T12:30:00.000Z"}}'
+        ),
         '{"_migration":{"migrated_at":"2026-11-22T12:30:00.000Z"}}',
     ]
     assert [(row["created_at"], row["updated_at"]) for row in rows] == [
@@ -420,14 +424,8 @@ def test_ids_of_several_parts_never_fall_together(
         assert not rejects
         assert len(found) == len(parts) ** 2
         for state_id, document in found.items():
-            decoded = [_decoded(part) for part in state_id.split(separator)]
+            decoded = [unquote(part) for part in state_id.split(separator)]
             assert decoded == list(json.loads(document).values())
-
-
-def _decoded(part: str) -> str:
-    from urllib.parse import unquote
-
-    return unquote(part)
 
 
 def test_ids_are_the_texts_of_any_type(database: psycopg.Connection, source: Callable[..., PostgresRowsSource]) -> None:
@@ -437,7 +435,7 @@ def test_ids_are_the_texts_of_any_type(database: psycopg.Connection, source: Cal
     assert list(read(source(id_column=["id", "u"]))[0]) == ["-7:a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"]
 
 
-@pytest.mark.parametrize("kind", ["bigint", 'text COLLATE "C"', 'text COLLATE "unicode"', "uuid"])
+@pytest.mark.parametrize("kind", ["bigint", 'text COLLATE "C"', 'text COLLATE "C.utf8"', "uuid"])
 @pytest.mark.parametrize("count", [1, 7])
 def test_ranges_together_are_all_rows_in_order_of_the_ids_bytes(
     database: psycopg.Connection, source: Callable[..., PostgresRowsSource], kind: str, count: int
@@ -504,7 +502,9 @@ def test_an_empty_table_has_no_states(database: psycopg.Connection, source: Call
 def test_a_condition_chooses_rows(
     database: psycopg.Connection, source: Callable[..., PostgresRowsSource], where: str, ids: list[str]
 ) -> None:
-    database.execute("CREATE TABLE t (id int, n int, name text); INSERT INTO t VALUES (1, 1, 'a%s{}'), (2, 2), (3, 3)")
+    database.execute(
+        "CREATE TABLE t (id int, n int, name text); INSERT INTO t VALUES (1, 1, 'a%s{}'), (2, 2, ''), (3, 3, '')"
+    )
     assert list(read(source(where=where), 2)[0]) == ids
 
 
@@ -513,7 +513,9 @@ def test_a_query_can_stand_instead_of_a_table(
 ) -> None:
     database.execute("CREATE SCHEMA app; CREATE TABLE app.a (k int, v text); CREATE TABLE app.b (k int, w bytea)")
     database.execute("INSERT INTO app.a VALUES (1, 'x'), (2, 'y'); INSERT INTO app.b VALUES (1, 'p'), (2, 'q')")
-    query = "WITH both_ AS (SELECT a.k, v, w FROM a JOIN b USING (k)) SELECT k AS id, v, w FROM both_ ORDER BY v; -- all"
+    query = (
+        "WITH both_ AS (SELECT a.k, v, w FROM a JOIN b USING (k)) SELECT k AS id, v, w FROM both_ ORDER BY v; -- all"
+    )
     found, rejects = read(source(query=query.replace("; --", " --"), schema="app"), 2)
     assert not rejects
     blobs = {"1": base64.b64encode(b"p").decode(), "2": base64.b64encode(b"q").decode()}
@@ -541,7 +543,10 @@ def test_a_query_can_stand_instead_of_a_table(
         ({"where": "m = 1"}, r'source\.where: .* column "m" does not exist'),
         ({"where": "n = 'x'"}, r"source\.where: .* invalid input syntax for type integer"),
         ({"where": "n"}, r"source\.where: .* must be type boolean"),
-        ({"where": "true); DELETE FROM t; SELECT (true"}, r"source\.where: .*multiple commands|source\.where: .*syntax"),
+        (
+            {"where": "true); DELETE FROM t; SELECT (true"},
+            r"source\.where: .*multiple commands|source\.where: .*syntax",
+        ),
         ({"where": "true /*"}, r"source\.where: .*unterminated"),
         ({"query": "SELECT * FROM gone"}, r'source\.query: .* relation "gone" does not exist'),
         ({"query": "SELEC 1"}, r"source\.query: .* syntax error"),
@@ -576,7 +581,7 @@ def test_a_row_that_the_operators_sql_cannot_take_is_blamed_on_it(
     database: psycopg.Connection, source: Callable[..., PostgresRowsSource]
 ) -> None:
     database.execute("CREATE TABLE t (id int, n int); INSERT INTO t VALUES (1, 0)")
-    with pytest.raises(StoreError, match="cannot read the source .*division by zero") as caught:
+    with pytest.raises(StoreError, match=r"cannot read the source .*division by zero") as caught:
         read(source(where="1 / n > 0"))
     assert not caught.value.transient
 
@@ -593,11 +598,11 @@ def test_nothing_can_be_written(database: psycopg.Connection, source: Callable[.
 
 
 def test_no_password_is_shown(source: Callable[..., PostgresRowsSource]) -> None:
-    opened = source(f"postgresql://u:{CANARY}@127.0.0.1:1/d", where=f"secret = '{CANARY}'", connect_timeout="2s")
+    opened = source(f"postgresql://u:{CANARY}@127.0.0.1:1/d", connect_timeout="2s")
     assert "127.0.0.1:1/d, table public.t" in opened.describe()
     with pytest.raises(Exception, match="cannot be reached") as caught:
         opened.ping()
-    assert CANARY not in f"{opened.describe()} {caught.value} {opened._config!r}".replace(repr(opened._config.where), "")
+    assert CANARY not in f"{opened.describe()} {caught.value} {opened._config!r}"
 
 
 def test_what_is_selected_is_part_of_the_description(source: Callable[..., PostgresRowsSource]) -> None:
@@ -690,7 +695,7 @@ def _moving(url: str, table: str, stop: threading.Event) -> None:
             step += 1
             low, high = step % 100, 1999 - step % 100
             connection.execute(
-                f"UPDATE {table} SET data = jsonb_build_object('n', (data -> 'n')::int + "  # noqa: S608
+                f"UPDATE {table} SET data = jsonb_build_object('n', (data -> 'n')::int + "
                 f"CASE WHEN state_id = '{low:05}' THEN 1 ELSE -1 END) "
                 f"WHERE state_id IN ('{low:05}', '{high:05}')"
             )
@@ -701,8 +706,12 @@ def _moving(url: str, table: str, stop: threading.Event) -> None:
 def test_all_ranges_of_an_export_add_up_while_somebody_writes(
     migration, database: psycopg.Connection, postgres_url: str, tmp_path, kind: str, parallelism: int
 ) -> None:
-    database.execute("CREATE TABLE ag_states (state_id text PRIMARY KEY, data jsonb, created_at timestamptz, updated_at timestamptz)")
-    database.execute("INSERT INTO ag_states SELECT lpad(i::text, 5, '0'), '{\"n\": 100}' FROM generate_series(0, 1999) i")
+    database.execute(
+        "CREATE TABLE ag_states (state_id text PRIMARY KEY, data jsonb, created_at timestamptz, updated_at timestamptz)"
+    )
+    database.execute(
+        "INSERT INTO ag_states SELECT lpad(i::text, 5, '0'), '{\"n\": 100}' FROM generate_series(0, 1999) i"
+    )
     source = {"type": kind, "connection_url": postgres_url}
     if kind == "postgresql_rows":
         source |= {"table": "ag_states", "id_column": "state_id", "data": "data"}
@@ -801,10 +810,13 @@ def test_a_store_in_the_schema_of_the_table_is_another_place_than_the_table(
 ) -> None:
     target = {"type": "postgresql", "connection_url": postgres_url}
     assert migration(source=sessions, target=target).run().validation.passed
-    row = database.execute("SELECT data -> 'cost', created_at = '2020-01-01Z' FROM ag_states WHERE state_id = 't%3A1:1'")
+    row = database.execute(
+        "SELECT data -> 'cost', created_at = '2020-01-01Z' FROM ag_states WHERE state_id = 't%3A1:1'"
+    )
     assert row.fetchone() == (1.1, True)
     with pytest.raises(SamePlaceError):
-        migration(name="again", source={**sessions, "table": "ag_states", "id_column": "state_id"}, target=target).run()
+        its_own = {**sessions, "table": "ag_states", "id_column": "state_id", "created_column": "created_at"}
+        migration(name="again", source=its_own, target=target).run()
 
 
 def test_duplicate_ids_refuse_the_import(
@@ -812,9 +824,27 @@ def test_duplicate_ids_refuse_the_import(
 ) -> None:
     target = {"type": "postgresql", "connection_url": postgres_url}
     move = migration(source={**sessions, "id_column": "tenant"}, target=target)
-    with pytest.raises(RejectLimitError, match="300 records were rejected .300 duplicate_id."):
+    with pytest.raises(RejectLimitError, match=r"300 records were rejected \(300 duplicate_id\)"):
         move.run()
     assert database.execute("SELECT to_regclass('ag_states')").fetchone() in [(None,), ("ag_states",)]
+
+
+def test_ids_of_a_database_in_another_encoding_are_sorted_as_utf_8(
+    database: psycopg.Connection, postgres_url: str, source: Callable[..., PostgresRowsSource]
+) -> None:
+    name = f"{database.info.dbname}_latin9"
+    database.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN9' LOCALE 'C'")
+    try:
+        url = urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE t (id text, n int)")
+            # In LATIN9 the euro sign comes before the umlauts, in UTF-8 behind them.
+            connection.execute("INSERT INTO t VALUES ('ä', 1), ('€', 2), ('a', 3), ('z', 4)")
+        with ExitStack() as stack:
+            opened = stack.enter_context(closing(source(url)))
+            assert list(read(opened, 4)[0]) == ["a", "z", "ä", "€"]
+    finally:
+        database.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_a_wrong_source_ends_a_migration_before_anything_is_written(
