@@ -5,10 +5,10 @@ object of all columns (`postgresql_types` tells how); text that is no JSON objec
 JSON that is none likewise with its own type. Rows without an id, rows that share one, and rows whose document is NULL are
 rejected by name.
 
-Each key range is one COPY, sorted by the ids' bytes. Where the ids are text in byte order their index serves it; otherwise
-each range costs a scan of the table, unless there is an index on the expression ``(id::text) COLLATE "C"``. A query is
-run once for each range: it has to yield the same rows each time that it is run at one moment, so no ``random()`` and no
-``LIMIT`` without an order.
+Each key range is one COPY, sorted by the ids' bytes. An index on the id serves it where that is one column of text in byte
+order, of integers or of uuids; otherwise each range costs a scan of the table, unless there is an index on the expression
+``(id::text) COLLATE "C"``. A query is run once for each range: it has to yield the same rows each time that it is run at
+one moment, so no ``random()`` and no ``LIMIT`` without an order.
 
 The source is only read: every transaction is READ ONLY, and so is every connection by default.
 """

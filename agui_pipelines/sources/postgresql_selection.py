@@ -24,6 +24,7 @@ from agui_pipelines.drivers.postgresql_endpoint import Endpoint
 from agui_pipelines.drivers.postgresql_errors import reason_of
 from agui_pipelines.drivers.postgresql_reading import value
 from agui_pipelines.errors import SpecError, StoreError
+from agui_pipelines.sources.postgresql_narrowing import narrowed
 from agui_pipelines.sources.postgresql_types import Types, row_as_json
 from agui_pipelines.spec import PostgresRowsConfig
 
@@ -71,6 +72,10 @@ class Selection:
     """What sorts like the bytes of the id in UTF-8."""
     is_text_key: bool
     """Whether the key is text, not bytes."""
+    type: str
+    """The type of the id's column, if it is one."""
+    column: sql.Composable
+    """The id's first column."""
     document: sql.Composable
     created: sql.Composable
     updated: sql.Composable
@@ -86,6 +91,9 @@ class Selection:
         for comparison, bound in ((sql.SQL("{} >= {}"), lower), (sql.SQL("{} < {}"), upper)):
             if bound is not None:
                 conditions.append(comparison.format(*self._sides(bound)))
+        near = narrowed(self.type, self.column, lower, upper)
+        if near is not None:
+            conditions.append(near)
         return sql.SQL("SELECT {}, {}, {}, {} FROM {} WHERE {} ORDER BY {}").format(
             self.id, self.document, self.created, self.updated, self.rows, sql.SQL(" AND ").join(conditions), self.key
         )
@@ -123,6 +131,8 @@ def examined(connection: Connection, config: PostgresRowsConfig, endpoint: Endpo
         label=_joined([sql.SQL("coalesce({}, 'NULL')").format(part) for part in parts], config.id_separator),
         key=key,
         is_text_key=comparable,
+        type=types.underlying(columns[config.id_column[0]]).name if len(parts) == 1 else "",
+        column=_column(config.id_column[0]),
         document=document,
         created=_moment("created_column", config.created_column, columns, types),
         updated=_moment("updated_column", config.updated_column, columns, types),

@@ -854,3 +854,23 @@ def test_a_wrong_source_ends_a_migration_before_anything_is_written(
     with pytest.raises(SpecError, match=r"source\.where"):
         migration(source={**sessions, "where": "nonsense"}, target=target).run()
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("bigint", "i"), ("smallint", "i - 10000"), ("uuid", "md5(i::text)::uuid")]
+)
+def test_an_index_on_the_id_serves_a_key_range(
+    database: psycopg.Connection, source: Callable[..., PostgresRowsSource], kind: str, value: str
+) -> None:
+    database.execute(f"CREATE TABLE t (id {kind} PRIMARY KEY, filler text)")
+    database.execute(f"INSERT INTO t SELECT {value}, repeat('x', 500) FROM generate_series(1, 20000) i")
+    database.execute("ANALYZE t")
+    opened = source()
+    found, _ = read(opened, 16)
+    assert len(found) == 20000
+    span = spans(opened, 16)[7]
+    with opened._reading() as (connection, selection):
+        query = sql.SQL("EXPLAIN {}").format(selection.within(span.lower, span.upper))
+        lines = " ".join(line for (line,) in connection.execute(query).fetchall())
+    assert "t_pkey" in lines
+    assert "Seq Scan" not in lines
