@@ -29,7 +29,9 @@ def copied(connection: Connection, query: sql.Composable, forms: Sequence[Form],
     try:
         with connection.cursor() as cursor, cursor.copy(statement) as copy:
             for rows in received(copy, BATCH_BYTES, max_rows):
-                yield decoded(rows, forms)
+                columns = [decoded(rows, forms)]
+                del rows
+                yield columns.pop()
     except ValueError as error:
         raise StoreError(
             f"What the server sent cannot be read: {error}.",

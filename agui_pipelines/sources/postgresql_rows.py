@@ -39,7 +39,7 @@ from agui_pipelines.sources.postgresql_selection import Selection, blamed, exami
 from agui_pipelines.sources.postgresql_types import SETTINGS
 from agui_pipelines.spec import PostgresRowsConfig
 
-_BATCH_ROWS: Final = 10_000
+_BATCH_ROWS: Final = 4_000
 _KEY_ROWS: Final = 50_000
 _ANSWERING: Final = frozenset({"connection_url", "postgresql_options", "max_connections", "max_retries", "compression"})
 """Keys that do not decide what is read; nor do the timeouts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
@@ -12,6 +12,7 @@ from agui_pipelines.sources.postgresql_narrowing import intervals, narrowed
 _BOUND = st.none() | st.integers(-(2**15), 2**15 - 1).map(lambda n: str(n).encode()) | st.binary(max_size=6)
 
 
+@settings(deadline=None)
 @given(_BOUND, _BOUND)
 def test_the_intervals_are_exactly_the_numbers_whose_text_lies_in_between(
     lower: bytes | None, upper: bytes | None
