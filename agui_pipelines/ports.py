@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -181,6 +182,32 @@ class Scanner(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Consistent(Protocol):
+    """A reader that can show several readers of its place what it held at one moment, whatever is written meanwhile.
+
+    The moment lasts as long as its holder: who goes on in another process reads the rest as it is then, and what was
+    moved from one key range to another in between may be read twice or not at all.
+    """
+
+    def held_view(self) -> AbstractContextManager[str]:
+        """Hold what is there now until the block ends, and name it for others to join. Connects."""
+        ...
+
+    def join_view(self, view: str) -> None:
+        """Read from now on what a view shows that another reader of the same place holds. Does not connect."""
+        ...
+
+
+@runtime_checkable
+class Stamping(Protocol):
+    """A reader that writes into documents when they were migrated."""
+
+    def stamp(self, moment: datetime) -> None:
+        """Take this moment for it, so that every key range says the same."""
+        ...
 
 
 class Transaction(Protocol):

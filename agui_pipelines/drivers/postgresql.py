@@ -7,10 +7,11 @@ meanwhile. So connections are lent: an operation that finds none idle opens anot
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Final
 
 import psycopg
@@ -72,10 +73,14 @@ class _Session:
 
 
 class Connections:
-    """The connections of one user, who works in one thread. None is opened before it is needed."""
+    """The connections of one user, who works in one thread. None is opened before it is needed.
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    `settings` are parameters of the server that hold for each of them, besides those that always do.
+    """
+
+    def __init__(self, endpoint: Endpoint, settings: Mapping[str, str] = MappingProxyType({})) -> None:
         self.endpoint = endpoint
+        self.settings = {**_FIXED, **settings}
         self._idle: list[_Session] = []
         self._open: list[_Session] = []
         self._reached = False
@@ -108,7 +113,7 @@ class Connections:
             self._close([session for session in self._idle if time.monotonic() - session.idle_since > limit])
         if self._idle:
             return self._idle.pop()
-        session = _Session(_connected(self.endpoint, again=self._reached))
+        session = _Session(_connected(self.endpoint, self.settings, again=self._reached))
         self._reached = True
         self._open.append(session)
         return session
@@ -140,11 +145,11 @@ class Connections:
             "enable_seqscan": "off" if work is Work.WRITE else "on",
         }
         session.work = None
-        _configure(session.connection, settings)
+        configure(session.connection, settings)
         session.work = work
 
 
-def _connected(endpoint: Endpoint, *, again: bool) -> Connection:
+def _connected(endpoint: Endpoint, settings: dict[str, str], *, again: bool) -> Connection:
     try:
         # Statements are not prepared: a table may be altered under us, and poolers lose track of them.
         connection = psycopg.connect(**endpoint.parameters, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type] # libpq's parameters are text
@@ -153,13 +158,14 @@ def _connected(endpoint: Endpoint, *, again: bool) -> Connection:
         raise connect_failure(error, endpoint, again=again) from None
     try:
         connection.adapters.register_dumper(Binary, _BinaryDumper)
-        _configure(connection, _FIXED)
+        configure(connection, settings)
     except psycopg.Error as error:
         connection.close()
         raise connect_failure(error, endpoint, again=again) from None
     return connection
 
 
-def _configure(connection: Connection, settings: dict[str, str]) -> None:
-    calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
+def configure(connection: Connection, settings: Mapping[str, str], *, local: bool = False) -> None:
+    """Set parameters of the server, for the connection or only for its transaction."""
+    calls = ", ".join([f"set_config(%s, %s, {local})"] * len(settings))
     connection.execute(f"SELECT {calls}".encode(), [part for item in settings.items() for part in item])

@@ -79,8 +79,9 @@ def received(copy: Copy, max_bytes: int, max_rows: int) -> Iterator[Rows]:
         if len(message) == len(TRAILER):
             continue
         if ends and (size + len(message) > max_bytes or len(ends) == max_rows):
-            yield Rows(data, ends)
+            done = [Rows(data, ends)]
             data, ends, size = bytearray(), [], 0
+            yield done.pop()  # so that nothing here holds a large row any longer than whoever takes it
         data += message
         size = len(data)
         ends.append(size)

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from agui_pipelines.errors import SpecError
-from agui_pipelines.spec import PostgresConfig
+from agui_pipelines.spec import PostgresConfig, PostgresRowsConfig
 
 _KEEPALIVES: Final = {
     "keepalives": "1",
@@ -38,7 +38,7 @@ class Endpoint:
     """Seconds after which a connection that nobody used is not trusted any more; 0 is none."""
 
     @classmethod
-    def of(cls, config: PostgresConfig) -> Self:
+    def of(cls, config: PostgresConfig | PostgresRowsConfig) -> Self:
         """What a configuration means. Raises `SpecError` for a URL that libpq cannot read."""
         options = config.postgresql_options
         defaults = {

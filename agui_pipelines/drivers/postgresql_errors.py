@@ -74,7 +74,7 @@ def translated(endpoint: Endpoint) -> Iterator[None]:
 def _translation(error: psycopg.Error, endpoint: Endpoint) -> MigrationError:
     state = error.sqlstate or ""
     where = f"PostgreSQL at {endpoint.address}"
-    reason = _reason(error, endpoint)
+    reason = reason_of(error, endpoint)
     if state in _BUSY:
         return StoreBusyError(f"{where} could not finish: {reason}.", why=_BUSY[state], remedy="Try again later.")
     if state in _GONE or state.startswith(_GONE_CLASS) or (not state and isinstance(error, psycopg.OperationalError)):
@@ -101,7 +101,7 @@ def interrupted(reason: str, endpoint: Endpoint) -> InterruptedConnectionError:
 
 def connect_failure(error: psycopg.Error, endpoint: Endpoint, *, again: bool) -> MigrationError:
     """What kept us from connecting; `again` if we were connected before, so that it is likely to pass."""
-    reason = _reason(error, endpoint)
+    reason = reason_of(error, endpoint)
     where = f"PostgreSQL at {endpoint.address}"
     if reason.startswith("database ") and "does not exist" in reason:
         return ConnectionFailedError(
@@ -125,7 +125,7 @@ def connect_failure(error: psycopg.Error, endpoint: Endpoint, *, again: bool) ->
     return ConnectionFailedError(f"{where} cannot be reached: {reason}.", remedy="Start it, or correct connection_url.")
 
 
-def _reason(error: psycopg.Error, endpoint: Endpoint) -> str:
+def reason_of(error: psycopg.Error, endpoint: Endpoint) -> str:
     """One line of what the server or the driver says."""
     text = error.diag.message_primary
     if text is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Final
@@ -74,10 +75,14 @@ class SnapshotReport:
 
 
 def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotReport:
-    """Export the named key ranges. While the plan is open, a range that is finished and without rejects is not repeated."""
+    """Export the named key ranges. While the plan is open, a range that is finished and without rejects is not repeated.
+
+    All ranges that are read by one call are read as they were at one moment, if the source is `ports.Consistent`. That is
+    not the moment of the plan: what was added since then is read too, what is gone counts as vanished.
+    """
     meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
-    with session.digester(meter.total) as digester:
-        work = partial(_export_range, session, plan, meter, digester)
+    with session.digester(meter.total) as digester, session.source_at_once(plan.plan_id, plan.created_at) as opened:
+        work = partial(_export_range, session, opened, plan, meter, digester)
         reports = in_ranges(session, plan, ranges, PHASE, meter, work)
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 
@@ -129,9 +134,16 @@ def exported(session: Session, plan: Plan, range_: str) -> SnapshotReader | None
     return SnapshotReader(session.workspace, entry.outputs["snapshot_id"]) if entry else None
 
 
-def _export_range(session: Session, plan: Plan, meter: Meter, digester: Digester, name: str) -> Manifest:
+def _export_range(
+    session: Session,
+    opened: Callable[[], AbstractContextManager[Reader]],
+    plan: Plan,
+    meter: Meter,
+    digester: Digester,
+    name: str,
+) -> Manifest:
     with (
-        session.source(plan.plan_id) as source,
+        opened() as source,
         plan.span(session.workspace, name) as span,
         SnapshotWriter(session.workspace, stage="exported", plan_id=plan.plan_id, range_=name) as writer,
     ):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, TypeVar
 
 from agui_pipelines.digests import DigestPool, digest_values
 from agui_pipelines.errors import StoppedError
 from agui_pipelines.ledger import Entry, Ledger
-from agui_pipelines.ports import Reader, Store
+from agui_pipelines.ports import Consistent, Reader, Stamping, Store
 from agui_pipelines.progress import Listener, Meter, Progress, silent
 from agui_pipelines.records import Digester
 from agui_pipelines.sources import open_source
@@ -58,6 +59,26 @@ class Session:
         source = open_source(config, folder) if isinstance(config, ForeignConfig) else open_store(config, folder)
         with closing(source):
             yield source if isinstance(source, Reader) else Spooled(source, self.workspace, plan_id)
+
+    @contextmanager
+    def source_at_once(self, plan_id: str, planned_at: str) -> Iterator[Callable[[], AbstractContextManager[Reader]]]:
+        """What opens the source for each of several workers, all of which read it as it is now, if it can tell that.
+
+        `planned_at` (RFC 3339) is what the source's documents name as the moment of their migration, where they name one:
+        the plan's, so that key ranges which are read later, or again, name the same.
+        """
+
+        @contextmanager
+        def opened() -> Iterator[Reader]:
+            with self.source(plan_id) as reader:
+                if view is not None and isinstance(reader, Consistent):
+                    reader.join_view(view)
+                if planned_at and isinstance(reader, Stamping):
+                    reader.stamp(datetime.fromisoformat(planned_at))
+                yield reader
+
+        with self.source(plan_id) as holder, holder.held_view() if isinstance(holder, Consistent) else nullcontext() as view:
+            yield opened
 
     @contextmanager
     def target(self) -> Iterator[Store]:

@@ -10,6 +10,7 @@ from agui_pipelines.ports import Reader, Scanner
 from agui_pipelines.spec import ForeignConfig
 
 _MODULES: Final = {
+    "postgresql_rows": "postgresql_rows",
     "langgraph": "langgraph",
     "redis_keys": "redis_keys",
     "jsonl": "jsonl",

@@ -13,6 +13,7 @@ from agui_pipelines.spec.migration import (
     outline,
     parse,
 )
+from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.rows import ColumnType, QueriedRowsConfig, RowsConfig, TypedRowsConfig
 from agui_pipelines.spec.sources import (
     CsvConfig,
@@ -55,6 +56,7 @@ __all__ = [
     "ParquetConfig",
     "PostgresConfig",
     "PostgresOptions",
+    "PostgresRowsConfig",
     "QueriedRowsConfig",
     "RedisConfig",
     "RedisKeysConfig",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, field_validator
 
 from agui_pipelines.spec.langgraph import LangGraphConfig
+from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.rows import QueriedRowsConfig, RowsConfig, TypedRowsConfig
 from agui_pipelines.spec.section import Section
 from agui_pipelines.spec.stores import FileConfig, PostgresConfig, RedisConfig, RedisOptions, Storage
@@ -89,6 +90,7 @@ class CustomConfig(Section):
 FileRowsConfig = JsonLinesConfig | CsvConfig | ParquetConfig
 ForeignConfig = (
     RedisKeysConfig
+    | PostgresRowsConfig
     | JsonLinesConfig
     | CsvConfig
     | ParquetConfig

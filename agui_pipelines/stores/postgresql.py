@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final
 
 import pyarrow as pa
-from psycopg import errors, sql
+from psycopg import sql
 
 from agui_pipelines.drivers.postgresql import Connection, Connections, Work
-from agui_pipelines.drivers.postgresql_binary import Form, decoded, received
+from agui_pipelines.drivers.postgresql_binary import Form
 from agui_pipelines.drivers.postgresql_endpoint import Endpoint
-from agui_pipelines.errors import StoreError
+from agui_pipelines.drivers.postgresql_reading import copied, server_identity, server_name, value
+from agui_pipelines.drivers.postgresql_view import held_view, viewing
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.ports import (
-    BATCH_BYTES,
     OnReject,
     Place,
     Refusal,
@@ -42,13 +42,6 @@ from agui_pipelines.stores.postgresql_writing import Writing
 _BATCH_ROWS: Final = 2_000
 _KEY_ROWS: Final = 50_000
 
-_IDENTITY: Final = "SELECT system_identifier::text FROM pg_control_system()"
-_SUBSTITUTE: Final = (
-    "SELECT coalesce(host(inet_server_addr()), 'local') || ':' || coalesce(inet_server_port(), 0) || ' since ' "
-    "|| extract(epoch FROM pg_postmaster_start_time())"
-)
-"""What tells a server from others where its system identifier is not for everybody's eyes."""
-
 
 class PostgresStore:
     """See `ports.Store`. Connects when first used; raises `SpecError` for a URL that cannot be read."""
@@ -58,6 +51,7 @@ class PostgresStore:
         self._connections = Connections(Endpoint.of(config))
         self._tables = Tables(config.schema_)
         self._writing = Writing(self._tables)
+        self._view: str | None = None
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -67,19 +61,16 @@ class PostgresStore:
 
     def place(self) -> Place:
         with self._connections.lent(Work.RECORD) as connection:
-            database = _value(connection, "SELECT current_database()")
-            try:
-                server = _value(connection, _IDENTITY)
-            except errors.InsufficientPrivilege:
-                server = _value(connection, _SUBSTITUTE)
-        return Place("postgresql", str(server), f"{database}.{self._schema}")
+            database = value(connection, "SELECT current_database()")
+            server = server_identity(connection)
+        return Place("postgresql", server, f"{database}.{self._schema}")
 
     def describe(self) -> str:
         return f"{self._connections.endpoint.url}, schema {self._schema}"
 
     def ping(self) -> str:
         with self._connections.lent(Work.RECORD) as connection:
-            return _server_name(connection)
+            return server_name(connection)
 
     def check(self) -> None:
         with self._connections.lent(Work.RECORD) as connection:
@@ -95,13 +86,13 @@ class PostgresStore:
         with self._connections.lent(Work.READ) as connection:
             existing = self._tables.existing(connection)
             counts = {
-                kind: _value(
+                kind: value(
                     connection, sql.SQL("SELECT count(*) FROM {}").format(self._tables.identifier(TABLES[kind]))
                 )
                 for kind in existing
             }
-            sizes = [_value(connection, "SELECT pg_total_relation_size(%s)", (oid,)) for oid in existing.values()]
-            server = _server_name(connection)
+            sizes = [value(connection, "SELECT pg_total_relation_size(%s)", (oid,)) for oid in existing.values()]
+            server = server_name(connection)
         return StoreStats(
             states=counts.get(Kind.STATE, 0),
             versions=counts.get(Kind.VERSION, 0),
@@ -116,6 +107,13 @@ class PostgresStore:
 
     # Reading
 
+    def held_view(self) -> AbstractContextManager[str]:
+        """See `ports.Consistent`."""
+        return held_view(self._connections)
+
+    def join_view(self, view: str) -> None:
+        self._view = view
+
     def exists(self) -> bool:
         """Whether the schema holds any of the tables."""
         with self._connections.lent(Work.RECORD) as connection:
@@ -127,16 +125,16 @@ class PostgresStore:
                 "state_id, pg_column_size(data)::bigint" if table.kind is Kind.STATE else "DISTINCT state_id, 1::bigint"
             )
             query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(columns), self._tables.identifier(table))
-            with self._connections.lent(Work.READ) as connection:
+            with viewing(self._connections, self._view) as connection:
                 for keys, weights in _copied(connection, query, (Form.TEXT, Form.INTEGER), _KEY_ROWS):
                     yield pa.RecordBatch.from_arrays([keys.cast(pa.binary()), weights], schema=CATALOGUE)
 
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 - every row is a record
-        """In order of the ids' bytes, by one COPY. It sees the table as it was when the reading began."""
+        """In order of the ids' bytes, by one COPY. It sees the table as it was when the reading began, or in a view."""
         if span.lower is not None and span.lower == span.upper:
             return
         table = TABLES[kind]
-        with self._connections.lent(Work.READ) as connection:
+        with viewing(self._connections, self._view) as connection:
             condition = self._tables.within(connection, table, span.lower, span.upper)
             order = [
                 self._tables.sort_key(connection, table, column) for column in dict.fromkeys(("state_id", table.key))
@@ -281,20 +279,9 @@ class _OpenTransaction:
 
 
 def _copied(connection: Connection, query: sql.Composable, forms: Sequence[Form], max_rows: int) -> Iterator[list[Any]]:
-    """What a query yields, by COPY, as columns of up to `max_rows` and `BATCH_BYTES`. A table that is missing is empty."""
-    statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
-    try:
-        with connection.cursor() as cursor, cursor.copy(statement) as copy:
-            for rows in received(copy, BATCH_BYTES, max_rows):
-                yield decoded(rows, forms)
-    except ABSENT:
-        return
-    except ValueError as error:
-        raise StoreError(
-            f"What the server sent cannot be read: {error}.",
-            why="Its binary format is not the one that PostgreSQL documents.",
-            remedy="See whether a proxy stands between, and connect to the server itself.",
-        ) from error
+    """What a query yields; a table that is missing is empty."""
+    with suppress(*ABSENT):
+        yield from copied(connection, query, forms, max_rows)
 
 
 def _batch(table: Table, arrays: list[Any]) -> pa.RecordBatch:
@@ -310,13 +297,3 @@ def _batch(table: Table, arrays: list[Any]) -> pa.RecordBatch:
             values = values.fill_null("")
         columns.append(values)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _value(connection: Connection, query: Any, parameters: Any = None) -> Any:
-    row = connection.execute(query, parameters).fetchone()
-    return None if row is None else row[0]
-
-
-def _server_name(connection: Connection) -> str:
-    """``PostgreSQL 18.4``, without what a distribution adds to it."""
-    return f"PostgreSQL {str(_value(connection, 'SHOW server_version')).split()[0]}"
