@@ -1,13 +1,15 @@
-"""Any Redis as a source: every string key that matches a pattern is a state, its key the state's id."""
+"""Any Redis as a source: every key that matches a pattern is a state, its key the state's id.
+
+What a key of each type becomes is told in `redis_documents`; `redis_restore` turns it back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import orjson
 import pyarrow as pa
 
 from agui_pipelines.drivers.redis import RedisWire, glob_prefix
@@ -15,15 +17,19 @@ from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, Strin
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.ports import BATCH_BYTES, OnReject, Place
 from agui_pipelines.records import Kind, Reject
+from agui_pipelines.sources.redis_collections import READABLE, CollectionReader
+from agui_pipelines.sources.redis_documents import begins_unlike_ours, is_taken, string_document
 from agui_pipelines.spec import RedisKeysConfig
 
 _WHITE_SPACE: Final = b" \t\r\n"
+_ROUNDS: Final = 10
+"""How often a key is looked at again whose type changed while it was read."""
 
 
 class RedisKeysSource:
     """The keys that match ``match``, a glob as Redis understands it; connects when it is first used.
 
-    A value that begins like a JSON object is passed on as it is; of any other the text becomes a document (`salvage`).
+    A string that begins like a JSON object is passed on as it is; any other value becomes a document.
     """
 
     def __init__(self, config: RedisKeysConfig) -> None:
@@ -62,55 +68,85 @@ class RedisKeysSource:
                 yield pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
 
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
-        """States, if `kind` is that. A key of another type is rejected by name, its content is not read."""
-        if kind is not Kind.STATE:
-            return
-
-        def reject(id_: bytes, raw: bytes | None, reason: str, detail: str) -> None:
-            on_reject(Reject(Kind.STATE, id_, raw, "export", reason, detail))
-
-        reader: StringReader[bytes] = StringReader(self._wire, list, expiries=True, max_bytes=BATCH_BYTES)
-        for found in reader.read(span.keys(BATCH_KEYS)):
-            for id_, type_ in found.others:
-                reject(id_, None, "unsupported_type", f"The key holds a {type_}; only strings can become states.")
-            batch = state_batch(
-                self._documents(found, reject),
-                lambda id_, raw: reject(id_, raw, "id_not_utf8", "The key is not UTF-8 text."),
-            )
-            if batch.num_rows:
-                yield batch
-            del found, batch  # or a large document would still be held while the next one arrives
-
-    def _documents(
-        self, found: Strings[bytes], reject: Callable[[bytes, bytes | None, str, str], None]
-    ) -> Strings[bytes]:
-        """The strings with documents for values; those that cannot become documents are left out and rejected."""
-        if all(value.startswith(b"{") for value in found.values):
-            return found
-        rows: list[int] = []
-        documents: list[bytes] = []
-        for i, (key, value) in enumerate(zip(found.tags, found.values, strict=True)):
-            # What has no usable key is rejected later, and with the value as it is.
-            whole = value.lstrip(_WHITE_SPACE).startswith(b"{") or not is_utf8(key)
-            document = value if whole else self.salvage(value)
-            if document is None:
-                reject(key, value, "not_utf8", "The value is neither a JSON object nor text in UTF-8.")
-            else:
-                rows.append(i)
-                documents.append(document)
-        tags, expiries = [found.tags[i] for i in rows], [found.expiries[i] for i in rows]
-        return replace(found, tags=tags, values=documents, expiries=expiries)
+        """States, if `kind` is that. Keys of types that are not known here are rejected by name."""
+        if kind is Kind.STATE:
+            yield from _Reading(self._wire, on_reject).read(span.keys(BATCH_KEYS))
 
     def salvage(self, document: bytes) -> bytes | None:
-        """Another form of a value that turned out not to be a JSON object: its text as a member of one.
+        """Another form of a value that turned out not to be a JSON object: a document that holds it as text."""
+        return string_document(document)
 
-        None if the value is not text in UTF-8.
-        """
-        try:
-            text = document.decode("utf-8")
-        except UnicodeDecodeError:
-            return None
-        return b'{"value":%b,"type":"string"}' % orjson.dumps(text)
+
+class _Reading:
+    """Reads keys of any type over one connection."""
+
+    def __init__(self, wire: RedisWire, on_reject: OnReject) -> None:
+        self._wire = wire
+        self._on_reject = on_reject
+        self._strings: StringReader[bytes] = StringReader(wire, list, expiries=True, max_bytes=BATCH_BYTES)
+        self._collections: CollectionReader | None = None
+
+    def read(self, batches: Iterable[list[bytes]], rounds: int = _ROUNDS) -> Iterator[pa.RecordBatch]:
+        for found in self._strings.read(batches):
+            others = found.others
+            batch = self._states(_documents(found))
+            del found
+            if batch.num_rows:
+                yield batch
+            del batch  # or a large document would still be held while the next one arrives
+            if others:
+                yield from self._read_others(others, rounds)
+
+    def _read_others(self, others: list[tuple[bytes, str]], rounds: int) -> Iterator[pa.RecordBatch]:
+        """Keys that are no strings. Those that changed their type since it was asked for are looked at again."""
+        known = []
+        for key, type_ in others:
+            if type_ not in READABLE:
+                self._reject(
+                    key, None, "unsupported_type", f"The key holds a {type_}, which has no form as a document."
+                )
+            elif not rounds:
+                self._reject(key, None, "keeps_changing", "The type of the key changed each time that it was read.")
+            else:
+                known.append((key, type_))
+        if not known:
+            return
+        if self._collections is None:
+            self._collections = CollectionReader(self._wire, max_bytes=BATCH_BYTES, reject=self._reject)
+        changed: list[bytes] = []
+        for found in self._collections.read(known, changed.append):
+            batch = self._states(found)
+            del found
+            if batch.num_rows:
+                yield batch
+            del batch
+        if changed:
+            yield from self.read([changed], rounds - 1)
+
+    def _states(self, found: Strings[bytes]) -> pa.RecordBatch:
+        return state_batch(found, self._reject_key)
+
+    def _reject_key(self, key: bytes, raw: bytes) -> None:
+        self._reject(key, raw, "id_not_utf8", "The key is not UTF-8 text.")
+
+    def _reject(self, key: bytes, raw: bytes | None, reason: str, detail: str) -> None:
+        self._on_reject(Reject(Kind.STATE, key, raw, "export", reason, detail))
+
+
+def _documents(found: Strings[bytes]) -> Strings[bytes]:
+    """The strings with documents for values."""
+    if all(map(begins_unlike_ours, found.values)):
+        return found
+    # What has no usable key is rejected later, and with the value as it is.
+    values = [_document(value) if is_utf8(key) else value for key, value in zip(found.tags, found.values, strict=True)]
+    return replace(found, values=values)
+
+
+def _document(value: bytes) -> bytes:
+    """A JSON object as it is, anything else as text. What only begins like an object is found out when it is parsed."""
+    if not value.lstrip(_WHITE_SPACE).startswith(b"{"):
+        return string_document(value)
+    return string_document(value) if not begins_unlike_ours(value) and is_taken(value) else value
 
 
 def open_(config: RedisKeysConfig, folder: Path) -> RedisKeysSource:  # noqa: ARG001 - every source is opened alike
