@@ -212,26 +212,27 @@ class Content:
     head: StreamHead | None = None
 
 
-def content(document: bytes) -> Content:
+def content(document: bytes) -> Content:  # noqa: PLR0911 - one for each type
     """What a document stands for. A JSON object that is not of this module is a string. Raises `MalformedError`."""
     if not is_taken(document):
         return Content("string", document)
     members = documents.members(document)
     type_ = _type(members)
+    if type_ != "hash" and "field_expires_at" in members:
+        raise MalformedError("only the fields of a hash can expire")
     if type_ == "json":
         return Content("json", members["value"])
     value = documents.loads(members["value"])
-    if type_ != "hash" and "field_expires_at" in members:
-        raise MalformedError("only the fields of a hash can expire")
-    if type_ == "string":
-        return Content("string", bytes_of(value))
-    if type_ == "hash":
-        expiries = documents.loads(members["field_expires_at"]) if "field_expires_at" in members else []
-        return Content("hash", _pairs(value), [(name, _moment(at)) for name, at in _items(expiries)])
-    if type_ == "zset":
-        return Content("zset", [(bytes_of(member), _score(score)) for member, score in _lists(value, 2)])
-    if type_ == "stream":
-        return _stream(value)
+    match type_:
+        case "string":
+            return Content("string", bytes_of(value))
+        case "hash":
+            expiries = documents.loads(members.get("field_expires_at", b"[]"))
+            return Content("hash", _pairs(value), [(name, _integer(at)) for name, at in _items(expiries)])
+        case "zset":
+            return Content("zset", [(bytes_of(member), _score(score)) for member, score in _lists(value, 2)])
+        case "stream":
+            return _stream(value)
     return Content(type_, [bytes_of(item) for item in _list(value)])
 
 
@@ -259,7 +260,7 @@ def _stream(value: object) -> Content:
     head = StreamHead(
         _entry_id(value["last_id"]),
         None if deleted is None else _entry_id(deleted),
-        None if added is None else _moment(added),
+        None if added is None else _integer(added),
         [_group(group) for group in _list(value["groups"])],
     )
     return Content("stream", entries, head=head)
@@ -272,10 +273,10 @@ def _group(value: object) -> Group:
     return Group(
         bytes_of(value["name"]),
         _entry_id(value["last_id"]),
-        None if read is None else _moment(read),
+        None if read is None else _integer(read),
         [bytes_of(name) for name in _list(value["consumers"])],
         [
-            (_entry_id(id_), bytes_of(who), _moment(at), _moment(times))
+            (_entry_id(id_), bytes_of(who), _integer(at), _integer(times))
             for id_, who, at, times in _lists(value["pending"], 4)
         ],
     )
@@ -317,7 +318,7 @@ def _score(value: object) -> bytes:
     return value.encode()
 
 
-def _moment(value: object) -> int:
+def _integer(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise MalformedError("there is no integer where one belongs")
     return value
