@@ -119,11 +119,11 @@ class CollectionReader:
     def _piece(self, keys: list[_Sized], on_changed: Callable[[bytes], None]) -> Strings[bytes]:
         """Keys that are read by one command each."""
         burst = Burst()
-        burst.add(b"TIME")
         for key in keys:
             burst.add(self._wire.expiry_command, key.key)
             burst.add(*_WHOLE[key.type](key.key))
-        time, *replies = self._replies(burst)
+        now = self._now()
+        replies = self._replies(burst)
         contents = dict(zip([key.key for key in keys], replies[1::2], strict=True))
         expiring = self._fields_expire({k.key: contents[k.key] for k in keys if k.type == "hash"})
         found: Strings[bytes] = Strings([], [], [], [], [])
@@ -138,7 +138,7 @@ class CollectionReader:
             except UnstorableRecordError as error:
                 self._reject(key.key, None, "document_too_large", error.message)
             else:
-                self._append(found, key.key, document, self._moment(expiry, time))
+                self._append(found, key.key, document, now + expiry if expiry >= 0 else expiry)
         return found
 
     def _large(self, key: _Sized, on_changed: Callable[[bytes], None]) -> Strings[bytes]:
@@ -148,7 +148,8 @@ class CollectionReader:
         for _ in range(ATTEMPTS):
             watched = self._watch(key.key)
             try:
-                time, expiry = self._ask((b"TIME",), (self._wire.expiry_command, key.key))
+                now = self._now()
+                [expiry] = self._ask((self._wire.expiry_command, key.key))
                 document = self._paged(key)
             except _ChangedError:
                 self._is_unchanged()
@@ -161,7 +162,7 @@ class CollectionReader:
             # Who may not watch keys reads until the same comes twice.
             digest = b"" if watched else xxh3_128_digest(document)
             if self._is_unchanged() if watched else digest == before:
-                self._append(found, key.key, document, self._moment(expiry, time))
+                self._append(found, key.key, document, now + expiry if expiry >= 0 else expiry)
                 return found
             before = digest
             del document
@@ -291,8 +292,9 @@ class CollectionReader:
     def _replies(self, burst: Burst) -> list[Any]:
         return self._wire.receive(self._wire.send(burst))
 
-    def _moment(self, expiry: int, time: list[bytes]) -> int:
-        return _milliseconds(time) + expiry if self._wire.expiry_command == b"PTTL" and expiry >= 0 else expiry
+    def _now(self) -> int:
+        """What expiries are counted from: the server's time if it tells what is left, 0 if it tells the moment itself."""
+        return _milliseconds(self._wire.call(b"TIME")) if self._wire.expiry_command == b"PTTL" else 0
 
 
 def _document(type_: str, reply: Any, expiries: dict[bytes, int]) -> bytes:
