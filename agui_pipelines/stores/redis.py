@@ -41,6 +41,7 @@ from agui_pipelines.stores.redis_layout import (
     snapshot_of,
     version_of,
 )
+from agui_pipelines.stores.redis_orphans import Orphans
 from agui_pipelines.stores.redis_writing import Buffered, Rows, put, put_history, require_own_keys, saving
 
 _OLDEST: Final = (6, 2)
@@ -52,8 +53,8 @@ R = TypeVar("R", Version, Snapshot)
 class RedisStore:
     """The store whose keys begin with ``redis_options.key_prefix``; connects when it is first used.
 
-    Bodies that no sorted set names (the format cannot tell whose they are without looking into every key) are not found
-    by `read`. The single-record operations take and give ids that are not UTF-8 with their bytes as lone surrogates.
+    Bodies that no sorted set names are rejected when the first key range is read. The single-record operations take and
+    give ids that are not UTF-8 with their bytes as lone surrogates.
     """
 
     def __init__(self, config: RedisConfig) -> None:
@@ -95,7 +96,12 @@ class RedisStore:
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         if kind is Kind.STATE:
             return self._read_states(span, on_reject)
-        return HistoryReader(self._wire, self._layout, kind, on_reject).read(span.keys(BATCH_KEYS))
+        return self._read_history(kind, span, on_reject)
+
+    def _read_history(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
+        yield from HistoryReader(self._wire, self._layout, kind, on_reject).read(span.keys(BATCH_KEYS))
+        if span.lower is None:  # once for all ranges, as what no sorted set names belongs to none
+            Orphans(self._wire, self._layout, kind, on_reject).reject_all()
 
     def _read_states(self, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         def reject(id_: bytes, raw: bytes | None, reason: str, detail: str) -> None:

@@ -63,6 +63,10 @@ class Layout:
         """The sorted set of the ids of a state's versions or snapshots."""
         return self.prefix + _INDEX[kind] + state_id
 
+    def body_head(self, kind: Kind) -> bytes:
+        """What the keys of all bodies of a kind begin with."""
+        return self.prefix + _BODY[kind]
+
     def body(self, kind: Kind, owned: Owned) -> bytes:
         return b"%b%b%b:%b" % (self.prefix, _BODY[kind], *owned)
 

@@ -19,6 +19,7 @@ from agui_pipelines.ports import BATCH_BYTES, Reader, Snapshot, Store, Version, 
 from agui_pipelines.records import SCHEMAS, Kind, Reject, digested
 from agui_pipelines.spec import RedisConfig
 from agui_pipelines.stores.redis import RedisStore
+from agui_pipelines.stores.redis_orphans import Orphans
 
 P = "ag-ui:state:"
 TIME = "2025-07-14T09:30:15.123456789Z"
@@ -305,6 +306,82 @@ def test_what_is_no_version_is_rejected_by_name(store: Store, client: redis.Redi
         (b"s/dangling", None, "missing_body"),
         (b"s/typed", None, "wrong_type"),
         (b"t", None, "wrong_type"),
+    }
+
+
+def test_bodies_that_no_sorted_set_names_are_rejected_by_name_once(store: Store, client: redis.Redis) -> None:
+    body = b'{"ID":"v","Timestamp":"%b","State":{}}' % TIME.encode()
+    named = [(b"a", b"v"), (b"a:b", b"c:v"), (b"a", b"b:c:d"), (b":", b":"), (b"", b"")]
+    for state_id, record_id in named:
+        client.zadd(b"%bversions:%b" % (P.encode(), state_id), {record_id: 1})
+        client.set(b"%bversion:%b:%b" % (P.encode(), state_id, record_id), body)
+    client.mset(
+        {
+            f"{P}version:a:other": body,
+            f"{P}version:x:y:z": body,
+            f"{P}version:nothing": "no body",
+            b"%bversion:\xff:\xfe" % P.encode(): body,
+            f"{P}snapshot:a:v": body,
+            f"{P}versioned:a:v": body,
+            f"other:{P}version:a:v2": body,
+        }
+    )
+    client.rpush(f"{P}version:a:list", "x")
+    client.set(f"{P}versions:t", "not a sorted set")
+    client.set(f"{P}version:t:v", body)
+    file = BytesIO()
+    write_catalogue(store.keys(), file)
+    rejects: list[Reject] = []
+    for key_range in cut(file, 3):
+        for _ in store.read(Kind.VERSION, Span(key_range, pq.ParquetFile(file)), rejects.append):
+            pass
+    found = [(r.id, r.raw) for r in rejects if r.reason == "missing_member"]
+    assert sorted(found) == [
+        (b"a:list", None),
+        (b"a:other", body),
+        (b"nothing", b"no body"),
+        (b"t:v", body),
+        (b"x:y:z", body),
+        (b"\xff:\xfe", body),
+    ]
+    _, rejects = read(store, Kind.SNAPSHOT)
+    assert [(r.id, r.raw, r.reason) for r in rejects] == [(b"a:v", body, "missing_member")]
+
+
+def test_of_many_bodies_only_those_without_a_member_are_rejected(store: Store, client: redis.Redis) -> None:
+    store.write(Kind.VERSION, batch_of(Kind.VERSION, *(version(f"{i:05}", f"s{i % 7}") for i in range(3000))))
+    client.zrem(f"{P}versions:s0", "00007", "01400", "02800")
+    rows, rejects = read(store, Kind.VERSION)
+    assert len(rows) == 2997
+    assert sorted((r.id, r.reason) for r in rejects) == [(b"s0:%05d" % i, "missing_member") for i in (7, 1400, 2800)]
+
+
+def test_a_body_that_is_named_a_moment_later_is_no_orphan(
+    store: Store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.set(f"{P}version:s:v", '{"ID":"v"}')
+    unnamed = Orphans._unnamed
+
+    def named_afterwards(self: Orphans) -> Iterator[list[bytes]]:
+        for keys in unnamed(self):
+            client.zadd(f"{P}versions:s", {"v": 1})
+            yield keys
+
+    monkeypatch.setattr(Orphans, "_unnamed", named_afterwards)
+    assert read(store, Kind.VERSION) == ([], [])
+
+
+def test_ids_that_are_not_utf8_are_rejected_with_their_history(store: Store, client: redis.Redis) -> None:
+    body = b'{"ID":"v","Timestamp":"%b","State":{}}' % TIME.encode()
+    client.set(b"%bstate:\xff" % P.encode(), "{}")
+    client.zadd(b"%bversions:\xff" % P.encode(), {"v": 1})
+    client.set(b"%bversion:\xff:v" % P.encode(), body)
+    client.zadd(b"%bsnapshots:\xff" % P.encode(), {b"\xfe": 1})
+    found = {kind: [(r.id, r.raw, r.reason) for r in read(store, kind)[1]] for kind in Kind}
+    assert found == {
+        Kind.STATE: [(b"\xff", b"{}", "id_not_utf8")],
+        Kind.VERSION: [(b"\xff/v", body, "id_not_utf8")],
+        Kind.SNAPSHOT: [(b"\xff/\xfe", None, "missing_body")],
     }
 
 
