@@ -254,7 +254,7 @@ class RedisWire:
         except InterruptedConnectionError as error:
             for reply in pending.replies:  # some refusals come before anything is asked, and then the end
                 raise self.failure(reply) from None
-            if self._server is None and isinstance(error.__cause__, ConnectionError):
+            if self._server is None and isinstance(error.__cause__, (ConnectionError, ssl.SSLError)):
                 raise silent(error, self._target) from error
             raise
 

@@ -9,6 +9,7 @@ import ssl
 from typing import Final
 
 from redis import exceptions as redis_errors
+from redis.connection import SSLConnection
 
 from agui_pipelines.drivers.redis_target import Target
 from agui_pipelines.errors import (
@@ -87,9 +88,11 @@ def interrupted(error: OSError, target: Target) -> InterruptedConnectionError:
 
 def silent(error: InterruptedConnectionError, target: Target) -> ConnectionFailedError:
     """A connection that broke before it was ever of use, which is no reason to try it again."""
+    remedy = "See whether it is a Redis, and whether it wants TLS, that is rediss:// in connection_url."
+    if issubclass(target.connection_class, SSLConnection):
+        remedy = "See whether it wants a certificate: name yours in redis_options.tls_cert_file and tls_key_file."
     return ConnectionFailedError(
-        f"What listens at {target.address} does not answer as a Redis does. {error.message}",
-        remedy="See whether it is a Redis, and whether it wants TLS, that is rediss:// in connection_url.",
+        f"What listens at {target.address} does not answer as a Redis does. {error.message}", remedy=remedy
     )
 
 
@@ -125,7 +128,7 @@ def connect_failure(error: Exception, target: Target, timeout: float | None) -> 
     elif isinstance(cause, OSError):
         reason = _reason_of(cause)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            remedy = "Use the name that is in the certificate, or name its authority: ?ssl_ca_certs=/path/ca.pem."
+            remedy = "Use the name that is in the certificate, or name its authority in redis_options.tls_ca_file."
     else:
         reason = "the connection was closed before the login was done"
     return ConnectionFailedError(f"Redis at {target.address} cannot be reached: {reason}.", remedy=remedy)

@@ -149,5 +149,5 @@ def _document(value: bytes) -> bytes:
     return string_document(value) if not begins_unlike_ours(value) and is_taken(value) else value
 
 
-def open_(config: RedisKeysConfig, folder: Path) -> RedisKeysSource:  # noqa: ARG001 - every source is opened alike
-    return RedisKeysSource(config)
+def open_(config: RedisKeysConfig, folder: Path) -> RedisKeysSource:
+    return RedisKeysSource(config.model_copy(update={"redis_options": config.redis_options.anchored(folder)}))
