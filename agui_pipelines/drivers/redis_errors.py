@@ -16,6 +16,7 @@ from agui_pipelines.errors import (
     ConnectionFailedError,
     InterruptedConnectionError,
     MigrationError,
+    SlotMovedError,
     StoreBusyError,
     StoreError,
 )
@@ -24,6 +25,7 @@ LOGIN: Final = frozenset({"NOAUTH", "WRONGPASS", "DENIED"})
 """Codes of replies that say that we are not let in."""
 
 _CLUSTER: Final = frozenset({"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN"})
+_MOVING: Final = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"})
 _BUSY: Final = {
     "LOADING": "It is still loading its data from disk.",
     "BUSY": "A script keeps it busy.",
@@ -42,8 +44,8 @@ _REMEDIES: Final = {
 }
 
 
-def error_reply(text: str, target: Target) -> MigrationError:
-    """What a server answered instead of a reply, by the code that its text begins with."""
+def error_reply(text: str, target: Target, *, clustered: bool = False) -> MigrationError:
+    """What a server, perhaps a node of a cluster, answered instead of a reply, by the code that its text begins with."""
     text = text.rstrip(".")
     code = text.split(" ", 1)[0]
     where = f"Redis at {target.address}"
@@ -54,6 +56,8 @@ def error_reply(text: str, target: Target) -> MigrationError:
             f"{where} does not permit the user '{target.user or 'default'}' to do this: {text}.",
             remedy="Grant the permission with ACL SETUSER, or connect as another user.",
         )
+    if clustered and code in _MOVING:
+        return SlotMovedError(f"{where} says: {text}.", remedy="Try again later.")
     if code in _CLUSTER:
         return unusable_mode("cluster", target)
     if code in _BUSY or text.startswith("ERR max number of clients"):
@@ -101,10 +105,16 @@ def unusable_mode(mode: str, target: Target) -> StoreError:
         return StoreError(
             f"{target.address} is a Redis Sentinel, which holds no data.", remedy="Name the primary that it watches."
         )
+    if mode != "cluster":
+        return StoreError(
+            f"Redis at {target.address} is not a node of a cluster.",
+            why="The migration file says redis_cluster: true.",
+            remedy="Leave that out, or name a node of the cluster in connection_url.",
+        )
     return StoreError(
-        f"Redis at {target.address} is a node of a cluster, and clusters are not supported yet.",
-        why="A node holds only part of the keys, so a migration would miss the others.",
-        remedy="Use a server that is not clustered, or a proxy that makes the cluster look like one.",
+        f"Redis at {target.address} is a node of a cluster, and clusters are not supported as AG-UI stores.",
+        why="A node holds only part of the keys, so the others would be missed.",
+        remedy="For a source of the type redis_keys set redis_cluster: true; otherwise use a server that is not clustered.",
     )
 
 

@@ -98,7 +98,10 @@ class StringReader(Generic[T]):
 
     def _asked(self, tags: list[T], keys: list[bytes]) -> _Piece[T]:
         burst = Burst()
-        burst.add(b"MGET", *keys)
+        if self._wire.clustered:
+            burst.add_each(b"GET", keys)
+        else:
+            burst.add(b"MGET", *keys)
         if self._expiry == b"PTTL":
             burst.add(b"TIME")
         if self._expiry:
@@ -106,7 +109,11 @@ class StringReader(Generic[T]):
         return _Piece(tags, keys, self._wire.send(burst))
 
     def _told(self, piece: _Piece[T]) -> Iterator[Strings[T]]:
-        values, *more = self._wire.checked(self._wire.receive(piece.pending))
+        replies = self._wire.receive(piece.pending)
+        if self._wire.clustered:
+            gets = [None if _is_wrong_type(reply) else reply for reply in replies[: len(piece.keys)]]
+            replies = [self._wire.checked(gets), *replies[len(piece.keys) :]]
+        values, *more = self._wire.checked(replies)
         expiries = _from_now(more) if self._expiry == b"PTTL" else more
         if None not in values and _GONE not in expiries:
             yield Strings(piece.tags, values, expiries, [], [])

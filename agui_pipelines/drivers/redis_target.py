@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -58,6 +58,12 @@ class Target:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         scheme = "rediss" if connection_class is SSLConnection else "redis"
         return cls(connection_class, options, address, f"{scheme}://{login}{address}/{database}", user, database)
+
+    def at(self, host: str, port: int) -> Target:
+        """Another node that is reached in the same way."""
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        url = self.url.replace(self.address, address)
+        return replace(self, options={**self.options, "host": host, "port": port}, address=address, url=url)
 
     def connection(self, timeout: float | None) -> Connection | UnixDomainSocketConnection:
         """A connection that is not yet made. `timeout` is for each step of making it, in seconds."""

@@ -6,14 +6,16 @@ What a key of each type becomes is told in `redis_documents`; `redis_restore` tu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 
 from agui_pipelines.drivers.redis import RedisWire, glob_prefix
+from agui_pipelines.drivers.redis_cluster import RedisCluster, moved_for_good
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, Strings, is_utf8, state_batch
+from agui_pipelines.errors import SlotMovedError
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.ports import BATCH_BYTES, OnReject, Place
 from agui_pipelines.records import Kind, Reject
@@ -33,7 +35,8 @@ class RedisKeysSource:
     """
 
     def __init__(self, config: RedisKeysConfig) -> None:
-        self._wire = RedisWire(config)
+        self._cluster = RedisCluster(config) if config.redis_cluster else None
+        self._wire = RedisWire(config, clustered=config.redis_cluster)
         self._match = config.match
 
     @property
@@ -42,19 +45,23 @@ class RedisKeysSource:
 
     def place(self) -> Place:
         """The server is known by its run id, or by its address if it does not tell."""
-        server = self._wire.server.run_id or self._wire.address
+        server = self._cluster.identity if self._cluster else self._wire.server.run_id or self._wire.address
         return Place("redis", server, str(self._wire.database), glob_prefix(self._match))
 
     def describe(self) -> str:
-        return f"{self._wire.url}, keys that match {self._match}"
+        return f"{self._wire.url}{' (cluster)' if self._cluster else ''}, keys that match {self._match}"
 
     def ping(self) -> str:
         server = self._wire.server
         self._wire.call(b"PING")
+        if self._cluster:
+            self._cluster.ping()
         return f"{server.name} {server.version}".strip()
 
     def close(self) -> None:
         self._wire.close()
+        if self._cluster:
+            self._cluster.close()
 
     def exists(self) -> bool:
         """A Redis that answers has every key space there is."""
@@ -62,19 +69,58 @@ class RedisKeysSource:
         return True
 
     def keys(self) -> Iterator[pa.RecordBatch]:
-        for page in self._wire.scan(self._match.encode("utf-8", "surrogateescape")):
+        for page in (self._cluster or self._wire).scan(self._match.encode("utf-8", "surrogateescape")):
             if page:
                 columns = [pa.array(page, pa.binary()), pa.repeat(1, len(page))]
                 yield pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
 
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         """States, if `kind` is that. Keys of types that are not known here are rejected by name."""
-        if kind is Kind.STATE:
+        if kind is not Kind.STATE:
+            return
+        if self._cluster is None:
             yield from _Reading(self._wire, on_reject).read(span.keys(BATCH_KEYS))
+            return
+        for keys in span.keys(BATCH_KEYS * self._cluster.size):
+            yield from _read_cluster(self._cluster, keys, on_reject)
 
     def salvage(self, document: bytes) -> bytes | None:
         """Another form of a value that turned out not to be a JSON object: a document that holds it as text."""
         return string_document(document)
+
+
+def _read_cluster(cluster: RedisCluster, keys: list[bytes], on_reject: OnReject) -> Iterator[pa.RecordBatch]:
+    """Keys from the nodes that own them; those of slots that move meanwhile are asked for again, the others are not."""
+    left = dict.fromkeys(keys)
+    for attempt in range(cluster.attempts):
+        try:
+            for wire, part in cluster.parted(list(left)):
+                done = _Done(left, on_reject)
+                for batch in _Reading(wire, done.reject).read([part]):
+                    yield batch
+                    done.read(batch)
+        except SlotMovedError as error:
+            if attempt + 1 == cluster.attempts:
+                raise moved_for_good(error) from error
+            cluster.refresh(attempt)
+        else:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Strikes off what was read or rejected."""
+
+    left: dict[bytes, None]
+    on_reject: OnReject
+
+    def read(self, batch: pa.RecordBatch) -> None:
+        for key in batch.column("state_id").cast(pa.binary()).to_pylist():
+            self.left.pop(key, None)
+
+    def reject(self, reject: Reject) -> None:
+        self.left.pop(reject.id, None)
+        self.on_reject(reject)
 
 
 class _Reading:
