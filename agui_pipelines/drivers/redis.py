@@ -264,15 +264,17 @@ class RedisWire:
         return info
 
     def _first_words(self, burst: Burst) -> list[Any]:
-        replies: list[Any] = []
+        pending: Pending | None = None
         try:
             pending = self.send(burst)
-            replies = pending.replies
             return self.receive(pending)
         except InterruptedConnectionError as error:
-            for reply in replies:  # some refusals come before anything is asked, and then the end
+            for reply in (
+                pending.replies if pending else ()
+            ):  # some refusals come before anything is asked, and then the end
                 raise self.failure(reply) from None
-            if self._server is None and isinstance(error.__cause__, (ConnectionError, ssl.SSLError)):
+            hung_up = isinstance(error.__cause__, ConnectionError) and pending is not None
+            if self._server is None and (hung_up or isinstance(error.__cause__, ssl.SSLError)):
                 raise silent(error, self._target) from error
             raise
 

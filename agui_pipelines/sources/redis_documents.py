@@ -3,17 +3,19 @@
 ::
 
     string    the JSON object that it holds, as it is; otherwise  {"value": "text", "type": "string"}
-    hash      {"value": {"field": "text", …}, "type": "hash"}, and "field_expires_at": {"field": ms, …} where fields expire
-    list      {"value": ["text", …], "type": "list"}
-    set       {"value": ["text", …], "type": "set"}, sorted by bytes
-    zset      {"value": [["member", "score"], …], "type": "zset"}, in the order and with the scores that Redis prints
-    stream    {"value": {"entries": [["1-0", ["field", "text", …]], …], "last_id": "1-0", "max_deleted_id": "0-0",
-              "entries_added": 1, "groups": [{"name": "text", "last_id": "1-0", "entries_read": 1, "consumers": ["text", …],
-              "pending": [["1-0", "consumer", delivered at ms, times delivered], …]}, …]}, "type": "stream"}
-    json      {"value": <the JSON value>, "type": "json"}  (the type of the JSON module)
+    hash      {"type": "hash", "value": {"field": "text", …}}, and "field_expires_at": {"field": ms, …} where fields expire
+    list      {"type": "list", "value": ["text", …]}
+    set       {"type": "set", "value": ["text", …]}, sorted by bytes
+    zset      {"type": "zset", "value": [["member", "score"], …]}, in the order and with the scores that Redis prints
+    stream    {"type": "stream", "value": {"entries": [["1-0", ["field", "text", …]], …], "entries_added": 1,
+              "groups": [{"consumers": ["text", …], "entries_read": 1, "last_id": "1-0", "name": "text",
+              "pending": [["1-0", "consumer", delivered at ms, times delivered], …]}, …],
+              "last_id": "1-0", "max_deleted_id": "0-0"}}
+    json      {"type": "json", "value": <the JSON value>}  (the type of the JSON module)
 
 ``"text"`` stands for bytes that are UTF-8; any other bytes are ``{"base64": "…"}``, which no text is written as. A hash with
 a field whose name is not UTF-8 has lists of pairs instead of the two objects. Moments are milliseconds since the epoch.
+The members of objects are sorted, which is the form that is digested with the least memory.
 
 A string that holds what would be taken for such a document is written as text, so that nothing has two meanings.
 """
@@ -110,33 +112,30 @@ class Elements:
             raise UnstorableRecordError(f"As a document the key has more than {MAX_BYTES:,} bytes.")
         self._parts.append(part)
 
-    def document(self, type_: str, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
-        """The whole document; the parts are given up."""
+    def document(self, type_: str, opening: bytes = b"[", closing: bytes = b"]", before: bytes = b"") -> bytes:
+        """The whole document, with the members `before` its type; the parts are given up."""
         parts, self._parts = self._parts, []
         for i in range(1, len(parts)):
             parts[i] = b"," + parts[i]
-        return b"".join([b'{"value":', opening, *parts, closing, b',"type":"%b"}' % type_.encode()])
+        return b"".join([b'{%b"type":"%b","value":' % (before, type_.encode()), opening, *parts, closing, b"}"])
 
 
 def hash_document(fields: Mapping[bytes, bytes], expiries: Mapping[bytes, int]) -> bytes:
     """A hash; `expiries` are those of fields that expire."""
-    names = sorted(fields)
+    names, expiring = sorted(fields), sorted(expiries)
     elements = Elements()
     if all(map(is_utf8, names)):
         for some in _chunks(names):
             elements.add({name.decode("utf-8"): text(fields[name]) for name in some})
-        return elements.document(
-            "hash", b"{", b"}" + _expiries({name.decode("utf-8"): expiries[name] for name in sorted(expiries)})
-        )
+        before = _expiries({name.decode("utf-8"): expiries[name] for name in expiring})
+        return elements.document("hash", b"{", b"}", before)
     for some in _chunks(names):
         elements.add([[text(name), text(fields[name])] for name in some])
-    return elements.document(
-        "hash", closing=b"]" + _expiries([[text(name), expiries[name]] for name in sorted(expiries)])
-    )
+    return elements.document("hash", before=_expiries([[text(name), expiries[name]] for name in expiring]))
 
 
 def _expiries(moments: dict[str, int] | list[list[Any]]) -> bytes:
-    return b',"field_expires_at":' + orjson.dumps(moments) if moments else b""
+    return b'"field_expires_at":%b,' % orjson.dumps(moments) if moments else b""
 
 
 def set_document(members: Iterable[bytes]) -> bytes:
@@ -148,7 +147,7 @@ def set_document(members: Iterable[bytes]) -> bytes:
 
 def json_document(value: bytes) -> bytes:
     """`value` is JSON text."""
-    return b'{"value":%b,"type":"json"}' % value
+    return b'{"type":"json","value":%b}' % value
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +162,10 @@ class Group:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "name": text(self.name),
-            "last_id": self.last_id.decode(),
-            "entries_read": self.entries_read,
             "consumers": [text(name) for name in sorted(self.consumers)],
+            "entries_read": self.entries_read,
+            "last_id": self.last_id.decode(),
+            "name": text(self.name),
             "pending": [[id_.decode(), text(who), at, times] for id_, who, at, times in self.pending],
         }
 
@@ -189,10 +188,10 @@ def add_entries(elements: Elements, entries: Iterable[tuple[bytes, list[bytes]]]
 def stream_document(entries: Elements, head: StreamHead) -> bytes:
     more = orjson.dumps(
         {
-            "last_id": head.last_id.decode(),
-            "max_deleted_id": None if head.max_deleted_id is None else head.max_deleted_id.decode(),
             "entries_added": head.entries_added,
             "groups": [group.as_json() for group in sorted(head.groups, key=lambda group: group.name)],
+            "last_id": head.last_id.decode(),
+            "max_deleted_id": None if head.max_deleted_id is None else head.max_deleted_id.decode(),
         }
     )
     return entries.document("stream", b'{"entries":[', b"]," + more[1:])

@@ -167,7 +167,7 @@ def test_what_cannot_be_stored_is_named_and_kept_and_nothing_is_written(legacy, 
     kept = {bare(key): (phase, raw) for key, (phase, _, raw) in move.rejects().items()}
     assert kept == {
         **{bare(key): (phase, value) for key, (value, phase) in UNSTORABLE.items()},
-        b"a list": ("transform", rb'{"value":["x","y\u0000"],"type":"list"}'),
+        b"a list": ("transform", rb'{"type":"list","value":["x","y\u0000"]}'),
     }
     assert target.tables() == set()
 

@@ -99,10 +99,10 @@ def fill(nodes: list[redis.Redis], number: int = 3000) -> dict[str, bytes]:
             expected[key] = b'{"n":%d}' % i
         else:
             client.rpush(key, i, i + 1)
-            expected[key] = b'{"value":["%d","%d"],"type":"list"}' % (i, i + 1)
+            expected[key] = b'{"type":"list","value":["%d","%d"]}' % (i, i + 1)
     owner(nodes, "large").sadd("large", *range(5000))
     members = ",".join(f'"{i}"' for i in sorted(map(str, range(5000))))
-    expected["large"] = f'{{"value":[{members}],"type":"set"}}'.encode()
+    expected["large"] = f'{{"type":"set","value":[{members}]}}'.encode()
     return expected
 
 
@@ -139,7 +139,7 @@ def test_keys_that_vanish_or_change_their_type_are_read_as_what_they_are(
     owner(nodes, "large").set("large", "text")
     found = {row["state_id"]: row["data"] for row in rows(source, span)}
     assert "k00001" not in found
-    assert found["k00002"] == b'{"value":["x"],"type":"list"}'
+    assert found["k00002"] == b'{"type":"list","value":["x"]}'
     assert found["large"] == b'{"value":"text","type":"string"}'
     assert len(found) == 50
 

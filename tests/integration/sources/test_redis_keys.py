@@ -138,7 +138,7 @@ def test_a_key_that_is_not_utf8_is_rejected_by_name_with_what_it_holds(
         (b"\xff", b"text", "id_not_utf8"),
         (b"\xfe", b"\xfe", "id_not_utf8"),
         (b"\xfd{", b'{"a":1}', "id_not_utf8"),
-        (b"\xfc", b'{"value":["a","b"],"type":"list"}', "id_not_utf8"),
+        (b"\xfc", b'{"type":"list","value":["a","b"]}', "id_not_utf8"),
     }
 
 

@@ -145,13 +145,13 @@ def test_each_type_becomes_a_document_that_names_it(source: RedisKeysSource, cli
     client.zadd("zset", {"z": float("-inf"), "b": 1, "a": 1, "x": 0.1 + 0.2, "i": float("inf")})
     client.xadd("stream", {"b": "1", "a": b"\xff"}, id="1-0")
     assert documents(source) == {
-        "hash": b'{"value":{"a":{"base64":"/w=="},"b":"2"},"type":"hash"}',
-        "binary hash": b'{"value":[["a","2"],[{"base64":"/w=="},"1"]],"type":"hash"}',
-        "list": b'{"value":["b","a","b"],"type":"list"}',
-        "set": b'{"value":["B","a","b",{"base64":"/w=="}],"type":"set"}',
-        "zset": b'{"value":[["z","-inf"],["x","0.30000000000000004"],["a","1"],["b","1"],["i","inf"]],"type":"zset"}',
-        "stream": b'{"value":{"entries":[["1-0",["b","1","a",{"base64":"/w=="}]]],"last_id":"1-0","max_deleted_id":"0-0",'
-        b'"entries_added":1,"groups":[]},"type":"stream"}',
+        "hash": b'{"type":"hash","value":{"a":{"base64":"/w=="},"b":"2"}}',
+        "binary hash": b'{"type":"hash","value":[["a","2"],[{"base64":"/w=="},"1"]]}',
+        "list": b'{"type":"list","value":["b","a","b"]}',
+        "set": b'{"type":"set","value":["B","a","b",{"base64":"/w=="}]}',
+        "zset": b'{"type":"zset","value":[["z","-inf"],["x","0.30000000000000004"],["a","1"],["b","1"],["i","inf"]]}',
+        "stream": b'{"type":"stream","value":{"entries":[["1-0",["b","1","a",{"base64":"/w=="}]]],"entries_added":1,"groups":[],'
+        b'"last_id":"1-0","max_deleted_id":"0-0"}}',
     }
 
 
@@ -324,8 +324,8 @@ def test_keys_that_vanish_or_change_their_type_are_read_as_what_they_are(
     assert {row["state_id"]: row["data"] for row in rows} == {
         "b": b'{"value":"text","type":"string"}',
         "d": b'{"now":"a string"}',
-        "f": b'{"value":{"now":"a hash"},"type":"hash"}',
-        "g": b'{"value":["0","1","2"],"type":"list"}',
+        "f": b'{"type":"hash","value":{"now":"a hash"}}',
+        "g": b'{"type":"list","value":["0","1","2"]}',
     }
     assert len(rows) == 4
 
