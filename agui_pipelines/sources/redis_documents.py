@@ -45,6 +45,10 @@ MAX_BYTES: Final = 1024 * 1024 * 1024
 
 _MEMBERS: Final = frozenset({"value", "type", "field_expires_at"})
 _CHUNK: Final = 5000
+_LARGE: Final = 1024 * 1024
+"""From here on copies are worth avoiding."""
+_ESCAPED: Final = re.compile(rb'["\\\x00-\x1f]')
+"""What JSON writes otherwise than it is."""
 _WS: Final = rb"[ \t\r\n]*"
 _UNLIKE: Final = re.compile(rb'\{(?!%b"(?:value"|type"|field_expires_at"|[^"\\]{0,16}\\))' % _WS)
 """Begins an object whose first name is none of ours, however it is spelled. The documents of most keys are such."""
@@ -84,6 +88,11 @@ def bytes_of(value: object) -> bytes:
 
 def string_document(value: bytes) -> bytes:
     """Any string as a document."""
+    if len(value) >= _LARGE:
+        if not is_utf8(value):
+            return b'{"value":{"base64":"%b"},"type":"string"}' % base64.b64encode(value)
+        if not _ESCAPED.search(value):
+            return b'{"value":"%b","type":"string"}' % value
     return orjson.dumps({"value": text(value), "type": "string"})
 
 

@@ -6,7 +6,7 @@ What a key of each type becomes is told in `redis_documents`; `redis_restore` tu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -183,9 +183,11 @@ def _documents(found: Strings[bytes]) -> Strings[bytes]:
     """The strings with documents for values."""
     if all(map(begins_unlike_ours, found.values)):
         return found
-    # What has no usable key is rejected later, and with the value as it is.
-    values = [_document(value) if is_utf8(key) else value for key, value in zip(found.tags, found.values, strict=True)]
-    return replace(found, values=values)
+    for i, (key, value) in enumerate(zip(found.tags, found.values, strict=True)):
+        # What has no usable key is rejected later, and with the value as it is.
+        if is_utf8(key):
+            found.values[i] = _document(value)  # in its place, as a large value is not to be held any longer
+    return found
 
 
 def _document(value: bytes) -> bytes:

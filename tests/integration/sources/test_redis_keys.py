@@ -200,6 +200,13 @@ def test_a_huge_value_among_small_ones_travels_in_a_batch_of_its_own(
     assert own.column("data").to_pylist() == [huge]
 
 
+@pytest.mark.parametrize("tail", [b"", b'"', b"\\", b"\x00", b"\x1f", b"\x7f", b"\n", "é\u2028".encode(), b"\xff"])
+def test_a_large_value_becomes_the_same_document_as_a_small_one(source: RedisKeysSource, tail: bytes) -> None:
+    large = b"x" * MEGABYTE + tail
+    text = {"base64": b64encode(large).decode()} if tail == b"\xff" else large.decode()
+    assert source.salvage(large) == orjson.dumps({"value": text, "type": "string"})
+
+
 def test_there_are_states_only(source: RedisKeysSource, client: redis.Redis) -> None:
     client.set("k", "{}")
     assert source.kinds == (Kind.STATE,)
