@@ -181,12 +181,11 @@ class _Reading:
 
 def _documents(found: Strings[bytes]) -> Strings[bytes]:
     """The strings with documents for values."""
-    if all(map(begins_unlike_ours, found.values)):
-        return found
-    for i, (key, value) in enumerate(zip(found.tags, found.values, strict=True)):
+    values = found.values
+    for i in [i for i, whole in enumerate(map(begins_unlike_ours, values)) if whole is None]:
         # What has no usable key is rejected later, and with the value as it is.
-        if is_utf8(key):
-            found.values[i] = _document(value)  # in its place, as a large value is not to be held any longer
+        if is_utf8(found.tags[i]):
+            values[i] = _document(values[i])  # in its place, as a large value is not to be held any longer
     return found
 
 
@@ -194,7 +193,7 @@ def _document(value: bytes) -> bytes:
     """A JSON object as it is, anything else as text. What only begins like an object is found out when it is parsed."""
     if not value.lstrip(_WHITE_SPACE).startswith(b"{"):
         return string_document(value)
-    return string_document(value) if not begins_unlike_ours(value) and is_taken(value) else value
+    return string_document(value) if is_taken(value) else value
 
 
 def open_(config: RedisKeysConfig, folder: Path) -> RedisKeysSource:
