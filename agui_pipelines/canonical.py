@@ -89,12 +89,12 @@ _PLAIN_DIGITS: Final = 30
 among them: integers below 2**64 have 20 digits, and orjson spells out doubles from 1e-5, so with 22 fraction digits."""
 
 
-def digest(document: bytes) -> Digests:
+def digest(document: bytes | memoryview) -> Digests:
     """Digest one JSON document, given as the bytes that a store holds. Never raises for its content."""
     try:
         value = orjson.loads(document)
         ordered = orjson.dumps(value, option=_SORTED)
-        if ordered != document and not _same_tokens(orjson.dumps(value), document):
+        if ordered != document and not _same_tokens(orjson.dumps(value), bytes(document)):
             return _exact(document)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return _exact(document)
@@ -250,11 +250,11 @@ class _Scanner:
         return value
 
 
-def _exact(document: bytes) -> Digests:
+def _exact(document: bytes | memoryview) -> Digests:
     scanner = _Scanner(spelled=False)
     try:
         # The strict UTF-8 decoder refuses encoded surrogates; the scanner refuses a byte order mark.
-        text = document.decode("utf-8")
+        text = str(document, "utf-8")
         value = scanner.parse(text)
         canonical, traits = _dump(value)
         spelling = canonical

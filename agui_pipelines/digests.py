@@ -44,7 +44,7 @@ class DigestColumn(NamedTuple):
     traits: bytes
 
 
-def digest_documents(documents: Iterable[bytes]) -> DigestColumn:
+def digest_documents(documents: Iterable[bytes | memoryview]) -> DigestColumn:
     """Digest documents in this process. The canonical and spelling digests of an invalid document are zero bytes."""
     raw, canonical, spelling, traits = [], [], [], bytearray()
     for document in documents:
@@ -57,8 +57,12 @@ def digest_documents(documents: Iterable[bytes]) -> DigestColumn:
 
 
 def digest_values(values: pa.BinaryArray) -> DigestColumn:
-    """Digest an Arrow column in this process."""
-    return digest_documents(values.to_pylist())
+    """Digest an Arrow column in this process. A document that travels alone may be very large, and is not copied."""
+    if len(values) != 1 or values.null_count:
+        return digest_documents(values.to_pylist())
+    _, offsets, data = values.buffers()
+    first, last = memoryview(offsets).cast("B")[values.offset * 4 : values.offset * 4 + 8].cast("i")
+    return digest_documents([memoryview(data)[first:last] if data else b""])
 
 
 class DigestPool:

@@ -10,6 +10,7 @@
     │   └── InterruptedConnectionError   it could, and went away: transient, worth a retry
     ├── StoreError                 a store answered, but cannot do what was asked                (exit 1)
     │   ├── StoreBusyError         lock or statement timeout, deadlock: transient, worth a retry
+    │   │   └── SlotMovedError     a node of a Redis Cluster no longer owns the key
     │   └── UnstorableRecordError  the store cannot hold this record, ever
     ├── SourceError                a foreign source cannot be read to its end                    (exit 1)
     ├── StagingError               a snapshot, manifest or ledger is missing or damaged          (exit 1)
@@ -84,6 +85,10 @@ class StoreBusyError(StoreError):
     """A lock or statement timeout, or a deadlock: the same call may go through later."""
 
     transient = True
+
+
+class SlotMovedError(StoreBusyError):
+    """A node of a Redis Cluster no longer owns a key, or is about to give it away: ask another one."""
 
 
 class UnstorableRecordError(StoreError):

@@ -269,10 +269,10 @@ def gathered(batches: Iterable[pa.RecordBatch], rows: int, max_bytes: int) -> It
     count = size = 0
     for batch in batches:
         if pending and (count + batch.num_rows > rows or size + batch.nbytes > max_bytes):
-            yield pa.concat_batches(pending)
+            yield pending[0] if len(pending) == 1 else pa.concat_batches(pending)  # which copies even a single one
             pending, count, size = [], 0, 0
         pending.append(batch)
         count += batch.num_rows
         size += batch.nbytes
     if pending:
-        yield pa.concat_batches(pending)
+        yield pending[0] if len(pending) == 1 else pa.concat_batches(pending)

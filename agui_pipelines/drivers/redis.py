@@ -87,12 +87,17 @@ class Burst:
 class RedisWire:
     """A connection that is made when it is first used, and made anew after it was closed or broke.
 
+    A node of a cluster is refused unless the connection is `clustered`, and then all else is.
+
     Raises `SpecError` for a URL that cannot be understood. Every other method raises `ConnectionFailedError` or
     `StoreError`, never a driver's exception; no message holds a password.
     """
 
-    def __init__(self, config: RedisConfig | RedisKeysConfig) -> None:
-        self._target = Target.of(config)
+    def __init__(
+        self, config: RedisConfig | RedisKeysConfig, target: Target | None = None, *, clustered: bool = False
+    ) -> None:
+        self._target = target or Target.of(config)
+        self._clustered = clustered
         self._connect_timeout = config.connect_timeout or None
         self._read_timeout = config.read_timeout or None
         self._write_timeout = config.write_timeout or None
@@ -108,6 +113,15 @@ class RedisWire:
     def address(self) -> str:
         """``host:port``, or the path of a Unix socket."""
         return self._target.address
+
+    @property
+    def host(self) -> str:
+        return str(self._target.options.get("host", ""))
+
+    @property
+    def clustered(self) -> bool:
+        """Whether this is a node of a cluster, which takes no command with keys of more than one slot."""
+        return self._clustered
 
     @property
     def url(self) -> str:
@@ -165,7 +179,7 @@ class RedisWire:
         """An error reply as one of our errors."""
         # Of a command that it does not know, a server repeats the arguments, and so perhaps somebody's data.
         text = str(reply).partition(", with args beginning")[0]
-        return error_reply(text, self._target)
+        return error_reply(text, self._target, clustered=self._clustered)
 
     @property
     def expiry_command(self) -> bytes:
@@ -233,7 +247,7 @@ class RedisWire:
         burst.add(b"INFO", b"server")
         burst.add(b"INFO", b"replication")
         burst.add(b"HELLO")
-        replies = self._first_words(self.send(burst))
+        replies = self._first_words(burst)
         facts: dict[str, str] = {}
         for reply in reversed(replies):
             if isinstance(reply, hiredis.ReplyError):
@@ -243,18 +257,24 @@ class RedisWire:
             else:
                 facts |= _facts(reply)
         info = _server_info(facts)
-        if info.mode in ("cluster", "sentinel"):
+        usable = info.mode in ("cluster", "") if self._clustered else info.mode not in ("cluster", "sentinel")
+        if not usable:
             self.close()
             raise unusable_mode(info.mode, self._target)
         return info
 
-    def _first_words(self, pending: Pending) -> list[Any]:
+    def _first_words(self, burst: Burst) -> list[Any]:
+        pending: Pending | None = None
         try:
+            pending = self.send(burst)
             return self.receive(pending)
         except InterruptedConnectionError as error:
-            for reply in pending.replies:  # some refusals come before anything is asked, and then the end
+            for reply in (
+                pending.replies if pending else ()
+            ):  # some refusals come before anything is asked, and then the end
                 raise self.failure(reply) from None
-            if self._server is None and isinstance(error.__cause__, ConnectionError):
+            hung_up = isinstance(error.__cause__, ConnectionError) and pending is not None
+            if self._server is None and (hung_up or isinstance(error.__cause__, ssl.SSLError)):
                 raise silent(error, self._target) from error
             raise
 

@@ -9,12 +9,14 @@ import ssl
 from typing import Final
 
 from redis import exceptions as redis_errors
+from redis.connection import SSLConnection
 
 from agui_pipelines.drivers.redis_target import Target
 from agui_pipelines.errors import (
     ConnectionFailedError,
     InterruptedConnectionError,
     MigrationError,
+    SlotMovedError,
     StoreBusyError,
     StoreError,
 )
@@ -23,6 +25,7 @@ LOGIN: Final = frozenset({"NOAUTH", "WRONGPASS", "DENIED"})
 """Codes of replies that say that we are not let in."""
 
 _CLUSTER: Final = frozenset({"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN"})
+_MOVING: Final = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"})
 _BUSY: Final = {
     "LOADING": "It is still loading its data from disk.",
     "BUSY": "A script keeps it busy.",
@@ -41,8 +44,8 @@ _REMEDIES: Final = {
 }
 
 
-def error_reply(text: str, target: Target) -> MigrationError:
-    """What a server answered instead of a reply, by the code that its text begins with."""
+def error_reply(text: str, target: Target, *, clustered: bool = False) -> MigrationError:
+    """What a server, perhaps a node of a cluster, answered instead of a reply, by the code that its text begins with."""
     text = text.rstrip(".")
     code = text.split(" ", 1)[0]
     where = f"Redis at {target.address}"
@@ -53,6 +56,8 @@ def error_reply(text: str, target: Target) -> MigrationError:
             f"{where} does not permit the user '{target.user or 'default'}' to do this: {text}.",
             remedy="Grant the permission with ACL SETUSER, or connect as another user.",
         )
+    if clustered and code in _MOVING:
+        return SlotMovedError(f"{where} says: {text}.", remedy="Try again later.")
     if code in _CLUSTER:
         return unusable_mode("cluster", target)
     if code in _BUSY or text.startswith("ERR max number of clients"):
@@ -87,9 +92,11 @@ def interrupted(error: OSError, target: Target) -> InterruptedConnectionError:
 
 def silent(error: InterruptedConnectionError, target: Target) -> ConnectionFailedError:
     """A connection that broke before it was ever of use, which is no reason to try it again."""
+    remedy = "See whether it is a Redis, and whether it wants TLS, that is rediss:// in connection_url."
+    if issubclass(target.connection_class, SSLConnection):
+        remedy = "See whether it wants a certificate: name yours in redis_options.tls_cert_file and tls_key_file."
     return ConnectionFailedError(
-        f"What listens at {target.address} does not answer as a Redis does. {error.message}",
-        remedy="See whether it is a Redis, and whether it wants TLS, that is rediss:// in connection_url.",
+        f"What listens at {target.address} does not answer as a Redis does. {error.message}", remedy=remedy
     )
 
 
@@ -98,10 +105,16 @@ def unusable_mode(mode: str, target: Target) -> StoreError:
         return StoreError(
             f"{target.address} is a Redis Sentinel, which holds no data.", remedy="Name the primary that it watches."
         )
+    if mode != "cluster":
+        return StoreError(
+            f"Redis at {target.address} is not a node of a cluster.",
+            why="The migration file says redis_cluster: true.",
+            remedy="Leave that out, or name a node of the cluster in connection_url.",
+        )
     return StoreError(
-        f"Redis at {target.address} is a node of a cluster, and clusters are not supported yet.",
-        why="A node holds only part of the keys, so a migration would miss the others.",
-        remedy="Use a server that is not clustered, or a proxy that makes the cluster look like one.",
+        f"Redis at {target.address} is a node of a cluster, and clusters are not supported as AG-UI stores.",
+        why="A node holds only part of the keys, so the others would be missed.",
+        remedy="For a source of the type redis_keys set redis_cluster: true; otherwise use a server that is not clustered.",
     )
 
 
@@ -125,7 +138,7 @@ def connect_failure(error: Exception, target: Target, timeout: float | None) -> 
     elif isinstance(cause, OSError):
         reason = _reason_of(cause)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            remedy = "Use the name that is in the certificate, or name its authority: ?ssl_ca_certs=/path/ca.pem."
+            remedy = "Use the name that is in the certificate, or name its authority in redis_options.tls_ca_file."
     else:
         reason = "the connection was closed before the login was done"
     return ConnectionFailedError(f"Redis at {target.address} cannot be reached: {reason}.", remedy=remedy)

@@ -98,7 +98,10 @@ class StringReader(Generic[T]):
 
     def _asked(self, tags: list[T], keys: list[bytes]) -> _Piece[T]:
         burst = Burst()
-        burst.add(b"MGET", *keys)
+        if self._wire.clustered:
+            burst.add_each(b"GET", keys)
+        else:
+            burst.add(b"MGET", *keys)
         if self._expiry == b"PTTL":
             burst.add(b"TIME")
         if self._expiry:
@@ -106,7 +109,11 @@ class StringReader(Generic[T]):
         return _Piece(tags, keys, self._wire.send(burst))
 
     def _told(self, piece: _Piece[T]) -> Iterator[Strings[T]]:
-        values, *more = self._wire.checked(self._wire.receive(piece.pending))
+        replies = self._wire.receive(piece.pending)
+        if self._wire.clustered:
+            gets = [None if _is_wrong_type(reply) else reply for reply in replies[: len(piece.keys)]]
+            replies = [self._wire.checked(gets), *replies[len(piece.keys) :]]
+        values, *more = self._wire.checked(replies)
         expiries = _from_now(more) if self._expiry == b"PTTL" else more
         if None not in values and _GONE not in expiries:
             yield Strings(piece.tags, values, expiries, [], [])
@@ -149,7 +156,15 @@ def state_batch(found: Strings[bytes], on_unreadable: Callable[[bytes, bytes], N
     moments = pa.array(expiries, pa.int64())
     moments = pc.if_else(pc.less(moments, 0), pa.scalar(None, pa.int64()), moments).cast(STATE.field("expires_at").type)
     unknown = pa.nulls(len(tags), pa.string())
-    return pa.RecordBatch.from_arrays([ids, pa.array(values, pa.binary()), unknown, unknown, moments], schema=STATE)
+    return pa.RecordBatch.from_arrays([ids, _column(values), unknown, unknown, moments], schema=STATE)
+
+
+def _column(values: list[bytes]) -> pa.Array:
+    """The values as a column; a single one, which may be very large, is not copied."""
+    if len(values) != 1:
+        return pa.array(values, pa.binary())
+    offsets = pa.array([0, len(values[0])], pa.int32()).buffers()[1]
+    return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(values[0])])
 
 
 def is_utf8(raw: bytes) -> bool:

@@ -77,7 +77,10 @@ class Session:
                     reader.stamp(datetime.fromisoformat(planned_at))
                 yield reader
 
-        with self.source(plan_id) as holder, holder.held_view() if isinstance(holder, Consistent) else nullcontext() as view:
+        with (
+            self.source(plan_id) as holder,
+            holder.held_view() if isinstance(holder, Consistent) else nullcontext() as view,
+        ):
             yield opened
 
     @contextmanager

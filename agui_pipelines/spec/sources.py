@@ -14,11 +14,13 @@ from agui_pipelines.spec.stores import FileConfig, PostgresConfig, RedisConfig, 
 
 
 class RedisKeysConfig(Storage):
-    """Any Redis: every string key that matches is a state."""
+    """Any Redis: every key that matches is a state."""
 
     type: Literal["redis_keys"]
     connection_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     match: str = "*"
+    redis_cluster: bool = False
+    """Whether `connection_url` names a node of a cluster, all of which is to be read."""
     redis_options: RedisOptions = RedisOptions()
 
 

@@ -16,11 +16,23 @@ class RedisOptions(Section):
     pool_size: int = 10
     min_idle_conns: int = 5
     max_retries: int = 3
+    username: str | None = None
     password: SecretStr | None = None
     db: int = Field(0, ge=0)
     key_prefix: str = "ag-ui:state:"
     enable_tls: bool = False
+    tls_ca_file: Path | None = None
+    """Ours, as are the others of TLS: authorities to trust beside those of the system, a PEM file."""
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_insecure: bool = False
+    """Whether any certificate is accepted, whoever shows it."""
     compression_type: str | None = None
+
+    def anchored(self, folder: Path) -> RedisOptions:
+        """A copy whose relative files count from `folder`."""
+        files = {name: getattr(self, name) for name in ("tls_ca_file", "tls_cert_file", "tls_key_file")}
+        return self.model_copy(update={name: folder / file.expanduser() for name, file in files.items() if file})
 
 
 class PostgresOptions(Section):

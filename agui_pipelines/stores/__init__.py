@@ -9,7 +9,7 @@ from agui_pipelines.spec import FileConfig, PostgresConfig, RedisConfig, TargetC
 
 
 def open_store(config: TargetConfig, folder: Path) -> Store:
-    """The store that `config` describes; does not connect. A relative ``base_dir`` counts from `folder`.
+    """The store that `config` describes; does not connect. Relative paths count from `folder`.
 
     A backend's module, and with it the backend's driver, is imported only when such a store is opened.
     """
@@ -21,7 +21,7 @@ def open_store(config: TargetConfig, folder: Path) -> Store:
         case RedisConfig():
             from agui_pipelines.stores.redis import RedisStore  # noqa: PLC0415 - see above
 
-            return RedisStore(config)
+            return RedisStore(config.model_copy(update={"redis_options": config.redis_options.anchored(folder)}))
         case PostgresConfig():
             from agui_pipelines.stores.postgresql import PostgresStore  # noqa: PLC0415 - see above
 

@@ -215,10 +215,10 @@ def test_a_reading_that_is_given_up_leaves_nothing_behind(store: Store, client: 
 
 def test_large_documents_arrive_in_batches_of_bounded_size(store: Store, client: redis.Redis) -> None:
     for i in range(12):
-        client.set(f"{P}state:{i:02}", b'"' + b"x" * (5 * MEGABYTE) + b'"')
+        client.set(f"{P}state:{i:02}", b'"' + b"x" * (BATCH_BYTES // 3 - 100) + b'"')
     client.set(f"{P}state:small", "{}")
     sizes = [batch.column("data").nbytes for batch in store.read(Kind.STATE, span_of(store), pytest.fail)]
-    assert len(sizes) == 4  # three times five megabytes are the most that fits into a batch
+    assert len(sizes) == 4  # three, and the small one, are the most that fits into a batch
     assert max(sizes) <= BATCH_BYTES + 1000
 
 
@@ -358,6 +358,20 @@ def test_bodies_that_no_sorted_set_names_are_looked_for_once_in_a_plan(store: St
     for key_range in cut(file, 8):
         assert list(store.read(Kind.VERSION, Span(key_range, pq.ParquetFile(file)), rejects.append)) == []
     assert sorted(r.id for r in rejects) == sorted(b"%d/orphan" % number for number in range(40))
+
+
+def test_ids_that_are_not_utf8_are_rejected_with_their_history(store: Store, client: redis.Redis) -> None:
+    body = b'{"ID":"v","Timestamp":"%b","State":{}}' % TIME.encode()
+    client.set(b"%bstate:\xff" % P.encode(), "{}")
+    client.zadd(b"%bversions:\xff" % P.encode(), {"v": 1})
+    client.set(b"%bversion:\xff:v" % P.encode(), body)
+    client.zadd(b"%bsnapshots:\xff" % P.encode(), {b"\xfe": 1})
+    found = {kind: [(r.id, r.raw, r.reason) for r in read(store, kind)[1]] for kind in Kind}
+    assert found == {
+        Kind.STATE: [(b"\xff", b"{}", "id_not_utf8")],
+        Kind.VERSION: [(b"\xff/v", body, "id_not_utf8")],
+        Kind.SNAPSHOT: [(b"\xff/\xfe", None, "missing_body")],
+    }
 
 
 def test_a_long_history_is_read_whole_once_and_in_batches(store: Store, client: redis.Redis) -> None:
