@@ -27,14 +27,21 @@ from agui_pipelines.phases.validate import require_passed, validate
 
 
 def measured(redis_url: str, postgres_url: str, states: int) -> None:
-    """Run in the child: migrate, validate, print the peak in MiB (ru_maxrss is in KiB on Linux, bytes on macOS)."""
+    """Run in the child: migrate, validate, print the peak."""
     bench = Bench(redis_url, postgres_url, states)
     with tempfile.TemporaryDirectory() as folder:
         bench.pipeline(postgres_url, Path(folder))
         session = Session.open(bench.migration(postgres_url, Path(folder)))
         require_passed(validate(session, current(session)))
-    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
-    print(json.dumps({"states": states, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}))
+    print(json.dumps({"states": states, "peak_mib": peak_mib()}))
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process. Linux hands ``ru_maxrss`` on from the process that started it; VmHWM is our own."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 2**10
 
 
 def main() -> None:

@@ -176,6 +176,3 @@ def _first_problem(error: ValidationError) -> str:
         message = "this key is required, and missing"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{where + ': ' if where else ''}{message}{more}"
-
-
-_TAGS: Final = frozenset({"redis", "postgresql", "file", "redis_keys"})
