@@ -109,7 +109,7 @@ def with_trait(traits: pa.Array, trait: int) -> pa.BooleanArray:
 
 
 def _any_time(kind: Kind, batch: pa.RecordBatch, pattern: str, worth: Any) -> pa.BooleanArray:
-    found = _none(batch)
+    found = none(batch)
     for name in _TIMES[kind]:
         column = batch.column(name)
         if column.null_count < len(column) and worth(column):
@@ -125,8 +125,14 @@ def _every(batch: pa.RecordBatch) -> pa.BooleanArray:
     return pa.repeat(pa.scalar(value=True), batch.num_rows)
 
 
-def _none(batch: pa.RecordBatch) -> pa.BooleanArray:
+def none(batch: pa.RecordBatch) -> pa.BooleanArray:
+    """A mask that names no row."""
     return pa.repeat(pa.scalar(value=False), batch.num_rows)
+
+
+def either(some: Mapping[str, pa.BooleanArray], others: Mapping[str, pa.BooleanArray]) -> dict[str, pa.BooleanArray]:
+    """Masks of the rows that are named on either side."""
+    return {**some, **{name: pc.or_(some[name], mask) if name in some else mask for name, mask in others.items()}}
 
 
 def fates(
@@ -134,14 +140,18 @@ def fates(
     had: Mapping[str, pa.BooleanArray],
     lost: Mapping[str, pa.BooleanArray],
     encoded: Mapping[str, pa.BooleanArray],
+    *,
+    ids: str = "state_id",
 ) -> Fates:
-    """The fates of one batch's properties, from masks of the rows that had, lost, and carry in another form each."""
-    ids = batch.column("state_id")
+    """The fates of one batch's properties, from masks of the rows that had, lost, and carry in another form each.
+
+    `ids` is the column with the ids that name examples.
+    """
     found = {}
     for name in {**had, **lost, **encoded}:
         examples: list[str] = []
         for mask in (masks[name] for masks in (lost, encoded) if name in masks):
-            examples += ids.take(pc.indices_nonzero(mask)[: EXAMPLES - len(examples)]).to_pylist()
+            examples += batch.column(ids).take(pc.indices_nonzero(mask)[: EXAMPLES - len(examples)]).to_pylist()
         found[name] = Fate(_count(had.get(name)), _count(encoded.get(name)), _count(lost.get(name)), tuple(examples))
     return found
 

@@ -103,6 +103,7 @@ _ID_COLUMNS: Final = {
 
 SOURCE_ID: Final = "source_id"
 SOURCE_DATA: Final = "source_data"
+SOURCE_TRAITS: Final = "source_traits"
 """Columns that accompany a batch within the transform phase only; see `with_source`."""
 
 _DIGEST: Final = pa.binary(WIDTH)
@@ -149,11 +150,12 @@ def id_columns(kind: Kind) -> tuple[str, ...]:
     return _ID_COLUMNS[kind]
 
 
-def with_source(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch that also carries, through whatever its rows go, what each was in the source; nothing is copied."""
-    for name, column in ((SOURCE_ID, "state_id"), (SOURCE_DATA, "data")):
-        batch = batch.append_column(batch.schema.field(column).with_name(name), batch.column(column))
-    return batch
+def with_source(kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A digested batch as a bare one that also carries, through whatever its rows go, what each was; nothing is copied."""
+    bare = batch.select(SCHEMAS[kind].names)
+    for name, column in ((SOURCE_ID, "state_id"), (SOURCE_DATA, "data"), (SOURCE_TRAITS, "traits")):
+        bare = bare.append_column(batch.schema.field(column).with_name(name), batch.column(column))
+    return bare
 
 
 def rejected(kind: Kind, batch: pa.RecordBatch, row: int, phase: str, reason: str, detail: str) -> Reject:

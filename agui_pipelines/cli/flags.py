@@ -82,7 +82,7 @@ def _anchored(text: dict[str, Any]) -> dict[str, Any]:
         anchored["workspace"] = str(Path(text["workspace"]).absolute())
     for side in ("source", "target"):
         options = text[side].get("file_options")
-        if isinstance(options, dict) and "base_dir" in options:
+        if isinstance(options, dict) and "base_dir" in options and not str(options["base_dir"]).startswith("${"):
             folder = str(Path(options["base_dir"]).absolute())
             anchored[side] = {**text[side], "file_options": {**options, "base_dir": folder}}
     path = text["source"].get("path")  # of a source of files

@@ -73,7 +73,7 @@ def _require_accepted_losses(session: Session, readers: list[SnapshotReader]) ->
     if not refused:
         return
     told = "; ".join(
-        f"{fate.lost:,} records ({named(fate.examples)}) have {losses.MEANING[name]}" for name, fate in refused.items()
+        f"{_records(fate.lost)} {losses.MEANING[name]} ({named(fate.examples)})" for name, fate in refused.items()
     )
     accepted = ", ".join(sorted({*session.migration.accept_losses, *refused}))
     keepable = ", ".join(name for name in losses.KEEPABLE if name in refused)
@@ -85,6 +85,10 @@ def _require_accepted_losses(session: Session, readers: list[SnapshotReader]) ->
         losses={name: fate.lost for name, fate in refused.items()},
         loss_ledger=losses.table(found, session.migration.accept_losses),
     )
+
+
+def _records(count: int) -> str:
+    return f"{count:,} records have" if count != 1 else "1 record has"
 
 
 def _require_own_slots(session: Session, readers: list[SnapshotReader]) -> None:

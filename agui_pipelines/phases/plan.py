@@ -187,7 +187,7 @@ def _catalogue(session: Session, source: Reader, plan_id: str) -> tuple[int, Seq
 
 
 def _route(session: Session, target: Store) -> dict[str, str]:
-    verdicts = losses.route(target.losses, session.migration.keep)
+    verdicts = losses.route(target.losses, session.migration.carried)
     return verdicts | ({"history": "lost"} if session.migration.history_limit else {})
 
 

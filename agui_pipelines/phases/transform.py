@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agui_pipelines import losses
+from agui_pipelines.canonical import Trait
 from agui_pipelines.errors import StagingError
 from agui_pipelines.losses import Fates
 from agui_pipelines.phases.export import SnapshotReport, exported, in_ranges, unusable_reject
@@ -30,6 +31,7 @@ from agui_pipelines.records import (
     SCHEMAS,
     SOURCE_DATA,
     SOURCE_ID,
+    SOURCE_TRAITS,
     Digester,
     Kind,
     digested,
@@ -113,7 +115,7 @@ class _Stager:
         """Changes when an exported snapshot would be staged in another way."""
         migration = self.session.migration
         parts = {
-            "keep": ",".join(sorted(migration.keep)),
+            "keep": ",".join(sorted(migration.carried)),
             "restore_kept": migration.restore_kept,
             "history_limit": migration.history_limit,
         }
@@ -156,7 +158,7 @@ class _Stager:
         found: list[Fates] = []
         for batch in source.segment_batches(segment, _SMALL[kind]):
             lost = target.losses(kind, batch)
-            if _refusals(target, kind, batch) or (kind is Kind.STATE and lost.keys() & set(migration.keep)):
+            if _refusals(target, kind, batch) or (kind is Kind.STATE and lost.keys() & set(migration.carried)):
                 return None
             found.append(losses.fates(batch, losses.present(kind, batch), lost, {}))
         return losses.together(found)
@@ -178,8 +180,15 @@ class _Stager:
             changed = self._transformed(kind, batch, writer.reject)
             kept = _without_refused(target, kind, changed, writer.reject)
             had, lost = losses.present(kind, kept), target.losses(kind, kept)
-            carrying, encoded = carried(kept, lost, self.session.migration.keep if kind is Kind.STATE else ())
-            yield losses.fates(kept, had, {name: mask for name, mask in lost.items() if name not in encoded}, encoded)
+            # Whoever parses a document, as most transforms do, keeps the last of repeated keys, as every target may.
+            twice = losses.named(
+                {"duplicate_keys": losses.with_trait(kept.column(SOURCE_TRAITS), Trait.DUPLICATE_KEYS)}
+            )
+            gone = {name: pc.and_not(mask, had.get(name, losses.none(kept))) for name, mask in twice.items()}
+            had, lost = had | twice, losses.either(lost, losses.named(gone))
+            carrying, encoded = carried(kept, lost, self.session.migration.carried if kind is Kind.STATE else ())
+            left = {name: mask for name, mask in lost.items() if name not in encoded}
+            yield losses.fates(kept, had, left, encoded, ids=SOURCE_ID)
             if encoded:
                 kept = self._digested(kind, carrying, writer.reject)
             writer.write(kind, kept.select(DIGESTED[kind].names))
@@ -188,7 +197,7 @@ class _Stager:
 
     def _transformed(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
         """A digested batch that also carries what each of its rows was in the source."""
-        changed = with_source(batch.select(SCHEMAS[kind].names))
+        changed = with_source(kind, batch)
         if kind is Kind.STATE and self.session.migration.restore_kept:
             changed = restored(changed)
         if not self.steps.identity:
@@ -202,7 +211,7 @@ class _Stager:
         usable, unusable = digested(kind, batch.select(SCHEMAS[kind].names), self.digester)
         for row, traits in unusable:
             on_reject(unusable_reject(kind, batch, row, traits, PHASE))
-        sources = batch.select([SOURCE_ID, SOURCE_DATA])
+        sources = batch.select([SOURCE_ID, SOURCE_DATA, SOURCE_TRAITS])
         return beside(usable, without_rows(sources, {row for row, _ in unusable}))
 
 

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Validat
 
 from agui_pipelines.errors import SpecError
 from agui_pipelines.keyspace import MAX_RANGES
+from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.section import FLAT_DIALECT, Section, unknown_key
 from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
@@ -101,6 +102,12 @@ class Migration(Section):
         """Identifies what decides the result of a migration (not, say, its parallelism), 16 hex digits."""
         decisive = {k: v for k, v in self.text.items() if k not in _UNDECISIVE}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Properties that documents carry where the target has no place for them: `keep`, and what the source has put there."""
+        stamped = isinstance(self.source, PostgresRowsConfig) and self.source.migration_metadata
+        return tuple(dict.fromkeys([*self.keep, *(["timestamps"] if stamped else [])]))
 
     @property
     def workspace_url(self) -> str:

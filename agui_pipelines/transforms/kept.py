@@ -78,7 +78,7 @@ def _with(document: bytes, added: Mapping[str, str]) -> bytes:
     if (_QUOTED in text or b"\\" in text) and MEMBER in documents.members(text):
         value = documents.loads(text)
         old = value[MEMBER] if isinstance(value[MEMBER], dict) else {"value": value[MEMBER]}
-        return documents.dumps({**value, MEMBER: {**added, **old}})
+        return document if added.keys() <= old.keys() else documents.dumps({**value, MEMBER: {**added, **old}})
     before = text[:-1].rstrip(b" \t\r\n")
     comma = b"" if before.endswith(b"{") else b","
     return b"%b%b%b:%b}" % (before, comma, _QUOTED, orjson.dumps(added))
