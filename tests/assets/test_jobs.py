@@ -149,7 +149,7 @@ def test_an_expectation_that_only_warns_stops_nothing(launcher, legacy, moved):
 
 
 def test_a_refused_run_is_a_failure_that_says_what_to_do_and_is_not_retried(launcher, legacy, moved):
-    legacy.rpush("session:list", "x")
+    legacy.set(b"session:\xff", b"{}")
 
     with pytest.raises(dg.Failure) as failed:
         launcher.run()
@@ -157,7 +157,7 @@ def test_a_refused_run_is_a_failure_that_says_what_to_do_and_is_not_retried(laun
     assert isinstance(failed.value.__cause__, RejectLimitError)
     assert failed.value.allow_retries is False
     assert failed.value.description == str(failed.value.__cause__)
-    assert "'session:list'" in failed.value.description
+    assert r"'session:\xff'" in failed.value.description
     assert "limits.max_rejects" in failed.value.description
     assert failed.value.metadata["error"].value == "RejectLimitError"
     assert "limits.max_rejects" in str(failed.value.metadata["remedy"].value)

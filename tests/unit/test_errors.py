@@ -43,7 +43,7 @@ def test_the_exit_code_is_that_in_the_docstring(kind: type[MigrationError]) -> N
 
 @pytest.mark.parametrize("kind", ALL)
 def test_only_a_lost_connection_and_a_busy_store_are_worth_another_try(kind: type[MigrationError]) -> None:
-    assert kind.transient == (kind.__name__ in {"InterruptedConnectionError", "StoreBusyError"})
+    assert kind.transient == (kind.__name__ in {"InterruptedConnectionError", "SlotMovedError", "StoreBusyError"})
 
 
 def test_a_transient_error_can_be_told_from_the_instance() -> None:
