@@ -157,7 +157,7 @@ def test_a_refused_run_is_a_failure_that_says_what_to_do_and_is_not_retried(laun
     assert isinstance(failed.value.__cause__, RejectLimitError)
     assert failed.value.allow_retries is False
     assert failed.value.description == str(failed.value.__cause__)
-    assert r"'session:\xff'" in failed.value.description
+    assert "id_not_utf8" in failed.value.description
     assert "limits.max_rejects" in failed.value.description
     assert failed.value.metadata["error"].value == "RejectLimitError"
     assert "limits.max_rejects" in str(failed.value.metadata["remedy"].value)
