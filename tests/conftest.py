@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,6 +19,9 @@ import redis
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
 
 _numbers = itertools.count()
+
+# A suite that is started in the background inherits that Ctrl-C is ignored, and with it every process it wants to interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

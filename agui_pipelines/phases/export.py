@@ -83,8 +83,14 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
     meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
     with session.digester(meter.total) as digester, session.source_at_once(plan.plan_id, plan.created_at) as opened:
         work = partial(_export_range, session, opened, plan, meter, digester)
-        reports = in_ranges(session, plan, ranges, PHASE, meter, work)
+        reports = in_ranges(session, plan, ranges, PHASE, meter, work, again=partial(_rejected_later, session, plan))
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
+
+
+def _rejected_later(session: Session, plan: Plan, name: str) -> bool:
+    """Whether something of the range was set aside when it was staged, which may have been mended at the source."""
+    entry = session.ledger.last("transform", plan_id=plan.plan_id, unit=name)
+    return entry is not None and bool(entry.outputs["rejects"])
 
 
 def in_ranges(
@@ -95,16 +101,19 @@ def in_ranges(
     meter: Meter,
     work: Callable[[str], Manifest],
     basis: Callable[[str], str] = lambda _: "",
+    again: Callable[[str], bool] = lambda _: False,
 ) -> tuple[RangeReport, ...]:
-    """Make a snapshot of each range in parallel, recording each in the ledger, and pass over those that are finished."""
+    """Make a snapshot of each range in parallel, recording each in the ledger, and pass over those that are finished.
+
+    A finished range is done again if `again` says so, or if it had rejects: its source may have been mended since.
+    """
     reports: dict[str, RangeReport] = {}
     resumable = is_open(session.ledger, plan.plan_id)
 
     def one(name: str) -> None:
         made_from = basis(name)
         entry = session.ledger.last(phase, plan_id=plan.plan_id, unit=name, basis=made_from) if resumable else None
-        # A range with rejects is done again: its source or the transform may have been mended since.
-        if entry is not None and not entry.outputs["rejects"]:
+        if entry is not None and not entry.outputs["rejects"] and not again(name):
             reports[name] = RangeReport(**{**entry.outputs, "resumed": True})
             meter.add(sum(reports[name].records.values()), reports[name].bytes)
             return

@@ -221,7 +221,7 @@ def test_as_many_rejects_as_the_migration_allows_are_left_behind(legacy, move, t
 
 def test_raising_the_limit_goes_on_with_what_was_exported(legacy, move):
     fill(legacy, sessions(20))
-    legacy.rpush("session:a list", "x")
+    legacy.set("session:nul", rb'{"a":"\u0000"}')
     with pytest.raises(RejectLimitError):
         move.run()
 

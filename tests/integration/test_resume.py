@@ -321,12 +321,10 @@ def test_a_connection_to_the_target_that_breaks_costs_nothing_but_a_second_run(m
 
 
 def test_a_range_with_rejects_is_exported_again_once_its_source_was_mended(legacy, move, target, expected):
-    legacy.delete("session:00100")
-    legacy.rpush("session:00100", "a list")
+    legacy.set("session:00100", rb'{"a":"\u0000"}')
     with pytest.raises(RejectLimitError):
         move.run()
     before = finished(move, "export")
-    legacy.delete("session:00100")
     legacy.set("session:00100", json.dumps(expected["00100"]))
 
     outcome = move.run()
@@ -341,12 +339,10 @@ def test_a_range_with_rejects_is_exported_again_once_its_source_was_mended(legac
 
 def test_rejects_that_were_mended_no_longer_count(legacy, move, target, expected):
     for number in range(0, STATES, 20):
-        legacy.delete(f"session:{number:05}")
-        legacy.rpush(f"session:{number:05}", "a list")
+        legacy.set(f"session:{number:05}", rb'{"a":"\u0000"}')
     with pytest.raises(RejectLimitError, match="12 records"):
         move.run()
     for number in range(20, STATES, 20):
-        legacy.delete(f"session:{number:05}")
         legacy.set(f"session:{number:05}", json.dumps(expected[f"{number:05}"]))
 
     with pytest.raises(RejectLimitError, match="1 record was"):

@@ -606,9 +606,9 @@ def test_batches_are_bounded_and_a_larger_document_travels_alone(store):
     assert batches[2].column("data")[0].as_py() == larger
 
 
-def test_a_batch_has_at_most_ten_thousand_rows(store, postgres_url):
-    fill(postgres_url, 20_001)
-    assert [batch.num_rows for batch in store.read(Kind.STATE, span(), no_reject)] == [10_000, 10_000, 1]
+def test_a_batch_has_at_most_two_thousand_rows(store, postgres_url):
+    fill(postgres_url, 4_001)
+    assert [batch.num_rows for batch in store.read(Kind.STATE, span(), no_reject)] == [2_000, 2_000, 1]
 
 
 def test_ranges_of_a_catalogue_cover_every_row_once(store):
