@@ -21,9 +21,9 @@ from typing import Final
 
 import pyarrow as pa
 
-from agui_pipelines.ports import OnReject, Place
+from agui_pipelines.ports import OnReject
 from agui_pipelines.records import Kind
-from agui_pipelines.sources.files import Files, opened, require_columns, unreadable
+from agui_pipelines.sources.files import FilesSource, opened, require_columns, unreadable
 from agui_pipelines.sources.rows import Row, rejected, scanned
 from agui_pipelines.spec import CsvConfig
 
@@ -31,35 +31,14 @@ FIELD_CHARACTERS: Final = 64 * 1024 * 1024
 """The longest value; a quote that is never closed would otherwise take the rest of the file for one."""
 
 
-class CsvSource:
+class CsvSource(FilesSource):
     """The rows of all files that ``path`` names."""
+
+    FORMAT = "CSV"
 
     def __init__(self, config: CsvConfig, folder: Path) -> None:
         self._config = config
-        self._files = Files(config.path, folder)
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        return (Kind.STATE,)
-
-    @property
-    def fingerprint(self) -> str:
-        return self._files.fingerprint()
-
-    def place(self) -> Place:
-        return self._files.place()
-
-    def describe(self) -> str:
-        return f"CSV in {self._files}"
-
-    def ping(self) -> str:
-        return self._files.ping()
-
-    def exists(self) -> bool:
-        return bool(self._files.found())
-
-    def close(self) -> None:
-        """Nothing stays open between scans."""
+        super().__init__(config.path, folder)
 
     def scan(self, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
         return scanned(self._rows(on_reject), self._config, self._config.types, on_reject)

@@ -10,10 +10,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, ClassVar, Final, cast
 
 from agui_pipelines.errors import SourceError
 from agui_pipelines.ports import Place
+from agui_pipelines.records import Kind
 
 _MAGIC: Final = frozenset("*?[")
 _GZIP: Final = b"\x1f\x8b"
@@ -63,6 +64,39 @@ class Files:
         """Changes when a file is changed, added or removed: names, sizes and times."""
         stats = [(self.name(file), file.stat()) for file in self.found()]
         return " ".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
+
+
+class FilesSource:
+    """What all sources of files have in common; a `ports.Scanner` but for ``scan``."""
+
+    FORMAT: ClassVar[str]
+    """What the files are, for people."""
+
+    def __init__(self, path: str, folder: Path) -> None:
+        self._files = Files(path, folder)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return (Kind.STATE,)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._files.fingerprint()
+
+    def place(self) -> Place:
+        return self._files.place()
+
+    def describe(self) -> str:
+        return f"{self.FORMAT} in {self._files}"
+
+    def ping(self) -> str:
+        return self._files.ping()
+
+    def exists(self) -> bool:
+        return bool(self._files.found())
+
+    def close(self) -> None:
+        """Nothing stays open between scans."""
 
 
 @contextmanager

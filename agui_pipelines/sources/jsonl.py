@@ -19,9 +19,9 @@ import orjson
 import pyarrow as pa
 
 from agui_pipelines import documents
-from agui_pipelines.ports import OnReject, Place
+from agui_pipelines.ports import OnReject
 from agui_pipelines.records import Kind
-from agui_pipelines.sources.files import Files, opened
+from agui_pipelines.sources.files import FilesSource, opened
 from agui_pipelines.sources.rows import Row, rejected, scanned
 from agui_pipelines.spec import JsonLinesConfig
 
@@ -29,38 +29,17 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _WHITE_SPACE: Final = b" \t\r\n"
 
 
-class JsonLinesSource:
+class JsonLinesSource(FilesSource):
     """The lines of all files that ``path`` names."""
+
+    FORMAT = "JSON Lines"
 
     def __init__(self, config: JsonLinesConfig, folder: Path) -> None:
         self._config = config
-        self._files = Files(config.path, folder)
+        super().__init__(config.path, folder)
         self._wanted = [
             name for name in (*config.id, config.created, config.updated, config.expires) if name is not None
         ]
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        return (Kind.STATE,)
-
-    @property
-    def fingerprint(self) -> str:
-        return self._files.fingerprint()
-
-    def place(self) -> Place:
-        return self._files.place()
-
-    def describe(self) -> str:
-        return f"JSON Lines in {self._files}"
-
-    def ping(self) -> str:
-        return self._files.ping()
-
-    def exists(self) -> bool:
-        return bool(self._files.found())
-
-    def close(self) -> None:
-        """Nothing stays open between scans."""
 
     def scan(self, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
         return scanned(self._rows(on_reject), self._config, {}, on_reject)

@@ -18,10 +18,10 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agui_pipelines.ports import BATCH_BYTES, OnReject, Place
+from agui_pipelines.ports import BATCH_BYTES, OnReject
 from agui_pipelines.records import Kind
 from agui_pipelines.sources.arrow_values import values
-from agui_pipelines.sources.files import Files, require_columns, unreadable
+from agui_pipelines.sources.files import FilesSource, require_columns, unreadable
 from agui_pipelines.sources.rows import Row, raw_row, scanned
 from agui_pipelines.spec import ParquetConfig
 
@@ -31,35 +31,14 @@ _ROWS: Final = 250
 """The most rows that are decoded at a time, as equal texts take next to nothing in a file."""
 
 
-class ParquetSource:
+class ParquetSource(FilesSource):
     """The rows of all files that ``path`` names."""
+
+    FORMAT = "Parquet"
 
     def __init__(self, config: ParquetConfig, folder: Path) -> None:
         self._config = config
-        self._files = Files(config.path, folder)
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        return (Kind.STATE,)
-
-    @property
-    def fingerprint(self) -> str:
-        return self._files.fingerprint()
-
-    def place(self) -> Place:
-        return self._files.place()
-
-    def describe(self) -> str:
-        return f"Parquet in {self._files}"
-
-    def ping(self) -> str:
-        return self._files.ping()
-
-    def exists(self) -> bool:
-        return bool(self._files.found())
-
-    def close(self) -> None:
-        """Nothing stays open between scans."""
+        super().__init__(config.path, folder)
 
     def scan(self, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
         return scanned(self._rows(), self._config, {}, on_reject)
