@@ -2,24 +2,26 @@
 
 Great Expectations takes ten seconds of one core to import on a small machine, and a few hundred megabytes. A worker that is
 started with the command (`warm`) imports it while the command itself imports Dagster, connects and exports. Each process
-has at most one; requests and answers are pickles, which only this program's own two processes exchange.
+has at most one. A request is the suite's name and path as a line of JSON and the frame as an Arrow stream; the answer is a
+line of JSON. Nothing that could be executed is exchanged.
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
-import pickle
 import subprocess
 import sys
 import threading
 import traceback
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from agui_pipelines import processes
-from agui_pipelines.errors import MigrationError, StagingError
+from agui_pipelines.errors import SpecError, StagingError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,21 +41,22 @@ def warm() -> None:
 def run_suite_apart(name: str, frame: pd.DataFrame, *, path: Path | None = None) -> SuiteReport:
     """What `runner.run_suite` does, in the worker. Raises what it raises, or `StagingError` if the worker died."""
     with _lock:
-        worker = _running()
         try:
-            report = _ask(worker, (name, frame, path))
+            answer = _ask(_running(), name, frame, path)
         except BaseException as error:
             _end()  # an answer that was not read would be given to the next one who asks
-            if not isinstance(error, OSError | EOFError | pickle.PickleError):
+            if not isinstance(error, OSError):
                 raise
             raise StagingError(
                 "The worker process that runs the expectation suites ended unexpectedly.",
                 why="Without its answer nothing may be imported.",
                 remedy="Look whether the system ran out of memory, then run the same command again: it resumes.",
             ) from error
-    if isinstance(report, BaseException):
-        raise report
-    return report
+    if "refused" in answer:
+        raise SpecError(**answer["refused"])
+    if "broke" in answer:
+        raise RuntimeError(f"The suite {name} broke in its worker process:\n{answer['broke']}")
+    return _report(answer["report"])
 
 
 def _running() -> subprocess.Popen[bytes]:
@@ -72,33 +75,49 @@ def _end() -> None:
         atexit.unregister(_end)
 
 
-def _ask(worker: subprocess.Popen[bytes], request: object) -> SuiteReport | BaseException:
+def _ask(worker: subprocess.Popen[bytes], name: str, frame: pd.DataFrame, path: Path | None) -> dict[str, Any]:
+    """Raises `OSError` if the worker is gone."""
+    import pyarrow as pa  # noqa: PLC0415 - who only starts the worker does not wait for it
+
     if worker.stdin is None or worker.stdout is None:
         raise OSError("the worker has no pipes")
-    pickle.dump(request, worker.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    worker.stdin.write(json.dumps({"name": name, "path": str(path) if path else None}).encode() + b"\n")
+    with pa.ipc.new_stream(pa.PythonFile(worker.stdin, mode="w"), table.schema) as stream:
+        stream.write_table(table)
     worker.stdin.flush()
-    answer: SuiteReport | BaseException = pickle.load(worker.stdout)  # noqa: S301 - our own process
+    line = worker.stdout.readline()
+    if not line.endswith(b"\n"):
+        raise OSError("the worker ended early")
+    answer: dict[str, Any] = json.loads(line)
     return answer
+
+
+def _report(values: dict[str, Any]) -> SuiteReport:
+    from agui_pipelines.expectations.runner import Expectation, SuiteReport  # noqa: PLC0415 - as above
+
+    found = [Expectation(**{**e, "failing_ids": tuple(e["failing_ids"])}) for e in values["expectations"]]
+    return SuiteReport(values["suite"], values["rows"], tuple(found))
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """A worker's life: run suites until the input ends."""
-    from agui_pipelines.expectations import runner  # noqa: PLC0415 - what the starting process is spared
+    import pyarrow as pa  # noqa: PLC0415 - what the starting process is spared
+
+    from agui_pipelines.expectations import runner  # noqa: PLC0415 - likewise
 
     runner.warm()
-    while True:
+    while line := requests.readline():
+        request = json.loads(line)
+        frame = pa.ipc.open_stream(pa.PythonFile(requests, mode="r")).read_pandas()
+        path = Path(request["path"]) if request["path"] else None
         try:
-            name, frame, path = pickle.load(requests)  # noqa: S301 - our own process
-        except EOFError:
-            return
-        answer: SuiteReport | Exception
-        try:
-            answer = runner.run_suite(name, frame, path=path)
-        except MigrationError as error:
-            answer = error
+            answer = json.dumps({"report": asdict(runner.run_suite(request["name"], frame, path=path))})
+        except SpecError as error:
+            answer = json.dumps({"refused": {"message": error.message, "why": error.why, "remedy": error.remedy}})
         except Exception:  # noqa: BLE001 - a mistake of ours or of the library, to be seen where the suite was asked for
-            answer = RuntimeError(f"The suite {name} broke in its worker process:\n{traceback.format_exc()}")
-        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+            answer = json.dumps({"broke": traceback.format_exc()})
+        answers.write(answer.encode() + b"\n")
         answers.flush()
 
 
