@@ -1,17 +1,4 @@
-"""Exact digests of JSON documents: equal values, equal digests; different values, different digests.
-
-Plain parse-and-dump comparison is wrong for JSON: every fast parser passes numbers through a double, so
-``0.1000000000000000055`` and ``0.1`` would count as equal and integers above 64 bits would lose digits. PostgreSQL's
-jsonb, on the other hand, keeps numbers exactly but spells them differently (``1e5`` comes back as ``100000``), drops all
-but the last of duplicate keys and reorders members. So two digests are made:
-
-``canonical``
-    xxh3_128 of the document with sorted keys, no white space, and every number in one spelling that depends only on
-    its exact decimal value. Two documents have the same canonical digest exactly if they are the same JSON value
-    (of duplicate keys the last one counts, as in jsonb and Go).
-``spelling``
-    the same, with every number as it is spelled. It differs from ``canonical`` only when some number is not in its
-    canonical spelling; a pair of equal canonical and different spelling digests was *normalised* on the way.
+"""The two forms of a document that are digested, and their digests.
 
 The way to both is guarded: orjson parses and dumps the document, and when the dump equals the document (but for white
 space) nothing can have been lost, so the dump with sorted keys is the canonical form. Only what fails this test, or holds
@@ -24,50 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any, Final, NamedTuple
 
 import orjson
 from xxhash import xxh3_128_digest
 
-
-class Trait:
-    """What is remarkable about a document; kept with its digests, so that a target can refuse what it cannot hold.
-
-    Plain integers to be combined with ``|``: an `enum.Flag` would cost more per document than its digest.
-    """
-
-    NONE: Final = 0
-    INVALID: Final = 1
-    """Not a JSON text in UTF-8 (RFC 8259)."""
-    NOT_OBJECT: Final = 2
-    """JSON, but not an object."""
-    NUL: Final = 4
-    r"""A string holds U+0000 (``\u0000``)."""
-    LONE_SURROGATE: Final = 8
-    r"""A string holds an unpaired surrogate (``\ud800``), which UTF-8 cannot encode."""
-    DUPLICATE_KEYS: Final = 16
-    """An object names a key twice."""
-    EXTREME_NUMBER: Final = 32
-    """More than 131,072 digits before the decimal point or 16,383 after it: more than PostgreSQL's numeric holds."""
-    TOO_DEEP: Final = 64
-    """Nested deeper than `MAX_DEPTH`, so it cannot be verified."""
-
-
-MAX_DEPTH: Final = 254
-"""Levels of nesting that are verified, which is what orjson writes; the reference store itself allows 10."""
-
-UNUSABLE: Final = Trait.INVALID | Trait.NOT_OBJECT | Trait.TOO_DEEP
-"""Traits with which a document cannot be a state in any store."""
-
-
-class Digests(NamedTuple):
-    """The two digests of one document, 16 bytes each (empty when it is invalid or too deep), and its `Trait` bits."""
-
-    canonical: bytes
-    spelling: bytes
-    traits: int
-
+from agui_pipelines.canonical.numbers import PLAIN_DIGITS, canonical_number, is_extreme
+from agui_pipelines.canonical.traits import MAX_DEPTH, Trait
 
 # Numbers that orjson does not spell canonically: 1.0 (and -0.0) and 1e+16. The patterns begin with literals, because
 # a scan for a set of first characters costs more than the whole parse; look-alikes inside strings only cost time.
@@ -80,35 +30,55 @@ _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _WHITE_SPACE: Final = b" \t\r\n"
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _NUL_ESCAPE: Final = b"\\u0000"
-_CONVERTIBLE_DIGITS: Final = 1000
-_MAX_INTEGER_DIGITS: Final = 131_072
-_MAX_FRACTION_DIGITS: Final = 16_383
-_MAX_EXPONENT: Final = 1_073_741_823
-_PLAIN_DIGITS: Final = 30
-"""Numbers with up to this many digits on either side of the point are spelled out. What the fast path lets pass must be
-among them: integers below 2**64 have 20 digits, and orjson spells out doubles from 1e-5, so with 22 fraction digits."""
 
 
-def digest(document: bytes | memoryview) -> Digests:
-    """Digest one JSON document, given as the bytes that a store holds. Never raises for its content."""
+class Form(NamedTuple):
+    """A document's canonical form and the same with numbers as they are spelled, and its `Trait` bits.
+
+    Both forms are empty if it is invalid or too deep.
+    """
+
+    canonical: bytes
+    spelling: bytes
+    traits: int
+
+
+class Digests(NamedTuple):
+    """The two digests of one document, 16 bytes each (empty when it is invalid or too deep), and its `Trait` bits."""
+
+    canonical: bytes
+    spelling: bytes
+    traits: int
+
+
+def digest_whole(document: bytes | memoryview) -> Digests:
+    """Digest one document, in memory several times its size. Never raises for its content."""
+    canonical, spelling, traits = form(document)
+    if not canonical:
+        return Digests(b"", b"", traits)
+    digest = xxh3_128_digest(canonical)
+    return Digests(digest, digest if canonical is spelling else xxh3_128_digest(spelling), traits)
+
+
+def form(document: bytes | memoryview) -> Form:
+    """Never raises for the document's content."""
     try:
         value = orjson.loads(document)
         ordered = orjson.dumps(value, option=_SORTED)
         if ordered != document and not _same_tokens(orjson.dumps(value), bytes(document)):
-            return _exact(document)
+            return exact_form(document)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        return _exact(document)
+        return exact_form(document)
     if _has_exponent(ordered) or not isinstance(value, dict):
-        return _exact(document)
+        return exact_form(document)
     canonical = ordered
     if _WHOLE_FLOAT.search(ordered):
         without = _whole_floats_shortened(ordered)
         if without is None:
-            return _exact(document)
+            return exact_form(document)
         canonical = without
     traits = Trait.NUL if b"\\" in ordered and _NUL_ESCAPE in ordered and _holds_nul(value) else Trait.NONE
-    canonical_digest = xxh3_128_digest(canonical)
-    return Digests(canonical_digest, canonical_digest if canonical is ordered else xxh3_128_digest(ordered), traits)
+    return Form(canonical, ordered, traits)
 
 
 def _same_tokens(dump: bytes, document: bytes) -> bool:
@@ -144,61 +114,6 @@ def _whole_floats_shortened(ordered: bytes) -> bytes | None:
     return _WHOLE_FLOAT.sub(b"", ordered)
 
 
-def canonical_number(token: str) -> str:
-    """Spell a JSON number so that equal decimal values, and only those, have equal spellings.
-
-    Plain notation without trailing zeros up to 30 digits on either side of the point, otherwise ``<digits>e<exponent>``
-    with an integer mantissa that does not end in zero. Zero, with any sign, is ``0``.
-    """
-    mantissa, _, power = token.lower().partition("e")
-    sign = "-" if mantissa.startswith("-") else ""
-    whole, _, fraction = mantissa.lstrip("-").partition(".")
-    digits = (whole + fraction).lstrip("0")
-    if not digits:
-        return "0"
-    stripped = digits.rstrip("0")
-    shift = len(digits) - len(stripped) - len(fraction)
-    exponent = _exponent(power)
-    if exponent is None:
-        return f"{sign}{stripped}e{_sum(power, shift)}"
-    exponent += shift
-    if exponent >= 0 and len(stripped) + exponent <= _PLAIN_DIGITS:
-        return sign + stripped + "0" * exponent
-    if -_PLAIN_DIGITS <= exponent < 0 and len(stripped) + exponent <= _PLAIN_DIGITS:
-        padded = stripped.rjust(1 - exponent, "0")
-        return f"{sign}{padded[:exponent]}.{padded[exponent:]}"
-    return f"{sign}{stripped}e{exponent}"
-
-
-def _exponent(power: str) -> int | None:
-    """The exponent's value; None if it has more digits than Python turns into an integer, or in reasonable time."""
-    if len(power) > _CONVERTIBLE_DIGITS:
-        power = power[: 1 if power[0] in "+-" else 0] + power.lstrip("+-").lstrip("0")
-    if len(power) > _CONVERTIBLE_DIGITS:
-        return None
-    return int(power or "0") if power not in ("+", "-") else 0
-
-
-def _sum(power: str, shift: int) -> str:
-    """The sum of an integer of any length and a small one; decimal does this in time that grows with the length only."""
-    context = Context(prec=len(power) + 20, Emax=MAX_EMAX, Emin=MIN_EMIN)
-    return format(context.add(Decimal(power), shift), "f")
-
-
-def _is_extreme(token: str) -> bool:
-    """Whether PostgreSQL's numeric, and so jsonb, refuses the number.
-
-    The digits are those of its documentation, section 8.1.2; the exponent's limit holds even for zero (measured on 18).
-    """
-    mantissa, _, power = token.lower().partition("e")
-    whole, _, fraction = mantissa.lstrip("-").partition(".")
-    exponent = _exponent(power)
-    digits = (whole + fraction).lstrip("0")
-    if exponent is None or abs(exponent) > _MAX_EXPONENT or len(fraction) - exponent > _MAX_FRACTION_DIGITS:
-        return True
-    return bool(digits) and len(digits) - len(fraction) + exponent > _MAX_INTEGER_DIGITS
-
-
 class _Number(str):
     """A number token."""
 
@@ -229,12 +144,12 @@ class _Scanner:
         return self._decoder.decode(text)
 
     def _number(self, token: str) -> _Number:
-        if token.isdigit() and len(token) <= _PLAIN_DIGITS:
+        if token.isdigit() and len(token) <= PLAIN_DIGITS:
             return _Number(token)  # an integer without a sign is canonical as it is; this is most numbers there are
         canonical = canonical_number(token)
         if canonical != token:
             self.respelled = True
-        if _is_extreme(token):
+        if is_extreme(token):
             self.traits |= Trait.EXTREME_NUMBER
         return _Number(token if self._spelled else canonical)
 
@@ -250,7 +165,8 @@ class _Scanner:
         return value
 
 
-def _exact(document: bytes | memoryview) -> Digests:
+def exact_form(document: bytes | memoryview) -> Form:
+    """What `form` gives, by the exact path whatever the document."""
     scanner = _Scanner(spelled=False)
     try:
         # The strict UTF-8 decoder refuses encoded surrogates; the scanner refuses a byte order mark.
@@ -261,14 +177,13 @@ def _exact(document: bytes | memoryview) -> Digests:
         if scanner.respelled:
             spelling, _ = _dump(_Scanner(spelled=True).parse(text))
     except (RecursionError, _TooDeepError):
-        return Digests(b"", b"", Trait.TOO_DEEP)
+        return Form(b"", b"", Trait.TOO_DEEP)
     except ValueError:
-        return Digests(b"", b"", Trait.INVALID)
+        return Form(b"", b"", Trait.INVALID)
     traits |= scanner.traits
     if not isinstance(value, dict):
         traits |= Trait.NOT_OBJECT
-    canonical_digest = xxh3_128_digest(canonical)
-    return Digests(canonical_digest, xxh3_128_digest(spelling) if scanner.respelled else canonical_digest, traits)
+    return Form(canonical, spelling, traits)
 
 
 class _TooDeepError(Exception):
