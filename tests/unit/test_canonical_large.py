@@ -16,7 +16,7 @@ from agui_pipelines.canonical import LARGE, MAX_DEPTH, Trait, digest, large
 from agui_pipelines.canonical.forms import digest_whole
 from agui_pipelines.canonical.large import digest_in_pieces
 
-thorough = settings(max_examples=300, deadline=None)
+thorough = settings(max_examples=150, deadline=None)
 
 PIECES = st.sampled_from([1, 7, 40, 300, 5000])
 
@@ -42,7 +42,7 @@ trees = st.recursive(
 objects = st.dictionaries(words, trees, max_size=8)
 
 
-def written(tree: Any, rng: random.Random, *, sort: bool, spaced: bool) -> str:
+def written(tree: Any, rng: random.Random, *, spaced: bool) -> str:
     """A JSON text of a tree, in one of its many spellings."""
     gap = lambda: rng.choice(["", "", " ", "\n\t "]) if spaced else ""  # noqa: E731 - used all over the next lines
     match tree:
@@ -51,24 +51,21 @@ def written(tree: Any, rng: random.Random, *, sort: bool, spaced: bool) -> str:
         case str():
             return json.dumps(tree, ensure_ascii=rng.random() < 0.5)
         case dict():
-            names = sorted(tree) if sort else rng.sample(list(tree), len(tree))
-            parts = [f"{gap()}{written(n, rng, sort=sort, spaced=False)}{gap()}:{gap()}" for n in names]
-            values = [written(tree[n], rng, sort=sort, spaced=spaced) for n in names]
+            names = rng.sample(list(tree), len(tree))
+            parts = [f"{gap()}{written(n, rng, spaced=False)}{gap()}:{gap()}" for n in names]
+            values = [written(tree[n], rng, spaced=spaced) for n in names]
             members = [f"{part}{value}{gap()}" for part, value in zip(parts, values, strict=True)]
             return "{" + (",".join(members) or gap()) + "}"
         case list():
-            return (
-                "[" + (",".join(gap() + written(i, rng, sort=sort, spaced=spaced) + gap() for i in tree) or gap()) + "]"
-            )
+            return "[" + (",".join(gap() + written(i, rng, spaced=spaced) + gap() for i in tree) or gap()) + "]"
         case _:
             return json.dumps(tree)
 
 
 documents = st.builds(
-    lambda tree, rng, sort, spaced: written(tree, rng, sort=sort, spaced=spaced).encode(),
+    lambda tree, rng, spaced: written(tree, rng, spaced=spaced).encode(),
     st.one_of(objects, objects, trees),
     st.randoms(use_true_random=False),
-    st.booleans(),
     st.booleans(),
 )
 
@@ -92,11 +89,11 @@ def test_what_is_no_json_is_found_out_in_pieces_too(document: bytes, piece: int,
 
 
 @thorough
-@given(objects, st.randoms(use_true_random=False), st.booleans(), st.sampled_from([80, 300, 5000]))
-def test_a_document_with_sorted_members_is_not_digested_as_a_whole(
+@given(objects, st.randoms(use_true_random=False), st.booleans(), PIECES)
+def test_a_document_that_is_sound_is_not_digested_as_a_whole(
     tree: dict[str, Any], rng: random.Random, spaced: bool, piece: int
 ) -> None:
-    document = written(tree, rng, sort=True, spaced=spaced).encode()
+    document = written(tree, rng, spaced=spaced).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "digest_whole", None)
         found = digest_in_pieces(document, piece)
