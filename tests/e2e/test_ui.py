@@ -44,8 +44,17 @@ def asked(port, query, seconds):
     raise AssertionError("the UI never answered")
 
 
+def ctrl_c(process):
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of the foreground's processes
+
+
+def terminate(process):
+    process.terminate()
+
+
 @pytest.mark.long  # Dagster starts five processes
-def test_the_ui_shows_the_project_and_ctrl_c_ends_all_of_it(start, port, tmp_path):
+@pytest.mark.parametrize("end", [ctrl_c, terminate])
+def test_the_ui_shows_the_project_and_all_of_it_ends_with_the_command(start, port, tmp_path, end):
     file = tmp_path / "migration.yaml"
     store = {"type": "file", "file_options": {"base_dir": "store"}}
     file.write_text(yaml.safe_dump({"name": "shown", "source": {"type": "redis_keys"}, "target": store}))
@@ -54,12 +63,12 @@ def test_the_ui_shows_the_project_and_ctrl_c_ends_all_of_it(start, port, tmp_pat
     shown = asked(port, QUERY, seconds=90)
 
     running = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of the foreground's processes
+    end(process)
     out, err = process.communicate(timeout=30)
     assert {job["name"] for job in shown["jobs"]} >= {"migrate", "dry_run", "validate"}
     assert {node["assetKey"]["path"][0] for node in shown["assetNodes"]} >= {"exported_snapshot", "validation_report"}
     assert {group["groupName"] for group in shown["assetGroups"]} == {"prepare", "move", "prove"}
-    assert process.returncode in (0, 130)
+    assert process.returncode in (0, 130, -signal.SIGTERM)
     assert f"http://127.0.0.1:{port}" in err
     _, left = psutil.wait_procs(running, timeout=20)
     assert left == []
