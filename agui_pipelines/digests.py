@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from itertools import pairwise
 from types import TracebackType
@@ -57,12 +57,25 @@ def digest_documents(documents: Iterable[bytes | memoryview]) -> DigestColumn:
 
 
 def digest_values(values: pa.BinaryArray) -> DigestColumn:
-    """Digest an Arrow column in this process. A document that travels alone may be very large, and is not copied."""
-    if len(values) != 1 or values.null_count:
-        return digest_documents(values.to_pylist())
+    """Digest an Arrow column without nulls in this process."""
+    return digest_documents(documents_in(values))
+
+
+def documents_in(values: pa.BinaryArray) -> Sequence[bytes | memoryview]:
+    """The values of a column without nulls. One that travels alone may be very large, and is not copied."""
+    if len(values) != 1:
+        documents: list[bytes] = values.to_pylist()
+        return documents
+    return [only_value(values) or b""]
+
+
+def only_value(values: pa.BinaryArray) -> memoryview | None:
+    """The value of a column that has one, not copied as Arrow's own way to it does; None if it is null."""
+    if values.null_count:
+        return None
     _, offsets, data = values.buffers()
     first, last = memoryview(offsets).cast("B")[values.offset * 4 : values.offset * 4 + 8].cast("i")
-    return digest_documents([memoryview(data)[first:last] if data else b""])
+    return memoryview(data).cast("B")[first:last] if data else memoryview(b"")
 
 
 class DigestPool:

@@ -13,7 +13,7 @@ Two forms of a batch are used:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -145,6 +145,15 @@ class Reject:
         return self.id.decode("utf-8", "backslashreplace")
 
 
+def document_column(values: Sequence[bytes | memoryview | None]) -> pa.BinaryArray:
+    """Documents as a column; a single one, which may be very large, is not copied."""
+    if len(values) != 1 or values[0] is None:
+        return pa.array(values, pa.binary())
+    content = pa.py_buffer(values[0])
+    offsets = pa.array([0, content.size], pa.int32()).buffers()[1]
+    return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, content])
+
+
 def id_columns(kind: Kind) -> tuple[str, ...]:
     """The columns that together name a record of this kind within a store."""
     return _ID_COLUMNS[kind]
@@ -255,7 +264,7 @@ def sliced(batch: pa.RecordBatch, max_bytes: int, *, column: str = "data") -> It
     if batch.nbytes <= max_bytes:
         yield batch
         return
-    lengths = [len(v) if v is not None else 0 for v in batch.column(column).to_pylist()]
+    lengths: list[int] = pc.binary_length(batch.column(column)).fill_null(0).to_pylist()
     start = total = 0
     for i, length in enumerate(lengths):
         if i > start and total + length > max_bytes:

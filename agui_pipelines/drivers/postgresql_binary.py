@@ -26,6 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import Copy
 
+from agui_pipelines.digests import only_value
+
 HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 """What a binary COPY begins with: signature, flags, and the length of an extension."""
 TRAILER: Final = b"\xff\xff"
@@ -61,7 +63,7 @@ class UnknownMomentError(ValueError):
 class Rows(NamedTuple):
     """Rows as they came, one behind the other, and where each ends."""
 
-    data: bytearray
+    data: bytearray | memoryview
     ends: list[int]
 
 
@@ -82,6 +84,11 @@ def received(copy: Copy, max_bytes: int, max_rows: int) -> Iterator[Rows]:
             done = [Rows(data, ends)]
             data, ends, size = bytearray(), [], 0
             yield done.pop()  # so that nothing here holds a large row any longer than whoever takes it
+        if len(message) > max_bytes and not ends:
+            done = [Rows(memoryview(message), [len(message)])]
+            del message
+            yield done.pop()
+            continue
         data += message
         size = len(data)
         ends.append(size)
@@ -112,14 +119,18 @@ def decoded(rows: Rows, forms: Sequence[Form]) -> list[Any]:
     return [_column(form, field, rows.data, offsets, present[:, field]) for field, form in enumerate(forms)]
 
 
-def _unaligned(buffer: bytearray, dtype: str) -> npt.NDArray[Any]:
+def _unaligned(buffer: bytearray | memoryview, dtype: str) -> npt.NDArray[Any]:
     """A view that reads a number at any byte position of the buffer."""
     width = np.dtype(dtype).itemsize
     return np.ndarray((max(len(buffer) - width + 1, 0),), dtype, buffer=buffer, strides=(1,))
 
 
 def _column(
-    form: Form, field: int, buffer: bytearray, offsets: npt.NDArray[np.int32], present: npt.NDArray[np.bool_]
+    form: Form,
+    field: int,
+    buffer: bytearray | memoryview,
+    offsets: npt.NDArray[np.int32],
+    present: npt.NDArray[np.bool_],
 ) -> Any:
     starts = offsets[:, 2 * field + 1]
     if form in (Form.MOMENT, Form.INTEGER):
@@ -130,7 +141,10 @@ def _column(
     stretches = offsets.size - 1
     every = pa.Array.from_buffers(pa.binary(), stretches, [None, pa.py_buffer(offsets), pa.py_buffer(buffer)])
     wanted = np.arange(len(present), dtype=np.int64) * offsets.shape[1] + 2 * field + 1
-    values = every.take(pa.array(wanted, mask=None if present.all() else ~present))
+    if len(wanted) == 1 and present.all():
+        values = every.slice(int(wanted[0]), 1)  # which does not copy what may be very large
+    else:
+        values = every.take(pa.array(wanted, mask=None if present.all() else ~present))
     return values if form is Form.JSONB else values.cast(pa.string())
 
 
@@ -151,12 +165,21 @@ def constant(micros: int, rows: int) -> Any:
     return pa.repeat(pa.scalar(struct.pack("!q", micros), pa.binary()), rows)
 
 
-def copy_rows(columns: Sequence[tuple[Form, Any]]) -> memoryview:
-    """Wire columns as the rows of a binary COPY FROM, to be sent between `HEADER` and `TRAILER`."""
+def copy_rows(columns: Sequence[tuple[Form, Any]]) -> Iterator[bytes | memoryview]:
+    """Wire columns as the rows of a binary COPY FROM, to be sent between `HEADER` and `TRAILER`. A single row is not copied."""
+    if len(columns[0][1]) == 1:
+        yield struct.pack("!h", len(columns))
+        for form, column in columns:
+            prefix = b"\x01" if form is Form.JSONB else b""
+            value = only_value(column)
+            yield b"\xff" * 4 if value is None else struct.pack("!i", len(value) + len(prefix)) + prefix
+            if value:
+                yield value
+        return
     parts: list[Any] = [pa.scalar(struct.pack("!h", len(columns)), pa.binary())]
     for form, column in columns:
         parts.extend(_fields(column, b"\x01" if form is Form.JSONB else b""))
-    return _joined(parts)
+    yield _joined(parts)
 
 
 def array_parameter(column: Any, element: int) -> bytes:

@@ -34,6 +34,8 @@ SCAN_COUNT: Final = 2000
 """Keys that the server looks at per SCAN, which is about a millisecond of its time."""
 
 _IDLE_PARSER_BYTES: Final = 1024 * 1024
+_PARSER_BYTES: Final = 16 * 1024 * 1024
+"""What goes through a parser before it is replaced: it keeps the memory of the largest reply that it has seen."""
 _INCOMPLETE: Final = object()
 _GLOB_SPECIAL: Final = re.compile(rb"[*?\[\\]")
 
@@ -66,12 +68,21 @@ class Burst:
     __slots__ = ("parts", "replies")
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | memoryview] = []
         self.replies = 0
 
-    def add(self, *command: bytes | str | int) -> None:
-        self.parts.append(hiredis.pack_command(command))  # type: ignore[arg-type] # the stub knows tuples of one only
+    def add(self, *command: bytes | memoryview | str | int) -> None:
+        if any(isinstance(argument, memoryview) for argument in command):
+            self._add_views(command)
+        else:
+            self.parts.append(hiredis.pack_command(command))  # type: ignore[arg-type] # the stub knows tuples of one only
         self.replies += 1
+
+    def _add_views(self, command: tuple[bytes | memoryview | str | int, ...]) -> None:
+        self.parts.append(b"*%d\r\n" % len(command))
+        for argument in command:
+            plain = argument if isinstance(argument, bytes | memoryview) else str(argument).encode()
+            self.parts += (b"$%d\r\n" % len(plain), plain, b"\r\n")
 
     def extend(self, other: Burst) -> None:
         self.parts += other.parts
@@ -103,7 +114,7 @@ class RedisWire:
         self._write_timeout = config.write_timeout or None
         self._connection: Any = None
         self._socket: socket.socket | None = None
-        self._parser = hiredis.Reader()
+        self._renew_parser()
         self._buffer = bytearray(RECEIVE_BYTES)
         self._pending: deque[Pending] = deque()
         self._server: ServerInfo | None = None
@@ -227,8 +238,7 @@ class RedisWire:
             # redis-py has no public way to its socket; the handshake is done, so nothing is left in its parser.
             self._socket = self._connection._get_socket()  # noqa: SLF001 - see above
             self._socket.setblocking(False)
-            self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE)
-            self._parser.setmaxbuf(_IDLE_PARSER_BYTES)
+            self._renew_parser()
             self._expiry_command = b""
             self._server = self._introduced()
         return self._socket
@@ -295,7 +305,7 @@ class RedisWire:
             self.close()
             raise
 
-    def _transmit(self, sock: socket.socket, data: bytes) -> None:
+    def _transmit(self, sock: socket.socket, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
             try:
@@ -319,8 +329,14 @@ class RedisWire:
         if not size:
             raise ConnectionResetError("the server closed it")
         self._parser.feed(self._buffer, 0, size)  # type: ignore[arg-type] # the stub does not know bytearray
+        self._fed += size
         self._hand_out()
         return True
+
+    def _renew_parser(self) -> None:
+        self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._parser.setmaxbuf(_IDLE_PARSER_BYTES)
+        self._fed = 0
 
     def _hand_out(self) -> None:
         """Give the replies that are complete to those who wait for them, in order."""
@@ -333,6 +349,9 @@ class RedisWire:
                 if reply is _INCOMPLETE:
                     return
                 append(reply)
+                if self._fed > _PARSER_BYTES and not self._parser.has_data():
+                    self._renew_parser()
+                    gets = self._parser.gets
             self._pending.popleft()
         reply = gets()
         if reply is not _INCOMPLETE:
@@ -362,9 +381,9 @@ def glob_escaped(text: bytes) -> bytes:
     return _GLOB_SPECIAL.sub(rb"\\\g<0>", text)
 
 
-def _coalesced(parts: Iterable[bytes]) -> Iterator[bytes]:
+def _coalesced(parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
     """Small parts joined into larger ones, since each costs a system call; large ones as they are."""
-    group: list[bytes] = []
+    group: list[bytes | memoryview] = []
     total = 0
     for part in parts:
         if total + len(part) > SEND_BYTES and group:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agui_pipelines.drivers.redis import Burst, Pending, RedisWire
-from agui_pipelines.records import STATE
+from agui_pipelines.records import STATE, document_column
 
 BATCH_KEYS: Final = 500
 """Keys per MGET: more is no faster, and keeps other clients of the server waiting."""
@@ -156,15 +156,7 @@ def state_batch(found: Strings[bytes], on_unreadable: Callable[[bytes, bytes], N
     moments = pa.array(expiries, pa.int64())
     moments = pc.if_else(pc.less(moments, 0), pa.scalar(None, pa.int64()), moments).cast(STATE.field("expires_at").type)
     unknown = pa.nulls(len(tags), pa.string())
-    return pa.RecordBatch.from_arrays([ids, _column(values), unknown, unknown, moments], schema=STATE)
-
-
-def _column(values: list[bytes]) -> pa.Array:
-    """The values as a column; a single one, which may be very large, is not copied."""
-    if len(values) != 1:
-        return pa.array(values, pa.binary())
-    offsets = pa.array([0, len(values[0])], pa.int32()).buffers()[1]
-    return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(values[0])])
+    return pa.RecordBatch.from_arrays([ids, document_column(values), unknown, unknown, moments], schema=STATE)
 
 
 def is_utf8(raw: bytes) -> bool:

@@ -15,7 +15,7 @@ from agui_pipelines.errors import StagingError
 from agui_pipelines.losses import Fate, Fates
 from agui_pipelines.records import Kind
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

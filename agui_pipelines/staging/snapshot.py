@@ -22,6 +22,7 @@ from agui_pipelines.errors import StagingError
 from agui_pipelines.losses import Fates
 from agui_pipelines.records import DIGESTED, ORIGIN, REJECT, Kind, Reject, reject_batch
 from agui_pipelines.staging.manifest import Manifest, Segment
+from agui_pipelines.staging.parts import PartsWriter, row_groups
 from agui_pipelines.staging.workspace import Workspace, new_id
 
 SEGMENT_RECORDS: Final = 20_000
@@ -74,7 +75,7 @@ class _HashingFile:
 
 
 class _OpenSegment:
-    """A segment being written; small batches are gathered into row groups."""
+    """A segment being written; small batches are gathered into row groups, a single large document is a few of them."""
 
     def __init__(self, workspace: Workspace, path: str, kind: str, schema: pa.Schema) -> None:
         self.path, self.kind = path, kind
@@ -85,7 +86,7 @@ class _OpenSegment:
         self._stack = ExitStack()
         self._file = _HashingFile(self._stack.enter_context(workspace.writing(f"snapshots/{path}")))
         small = [name for name in schema.names if name not in _DOCUMENTS]
-        self._writer = pq.ParquetWriter(
+        parquet = pq.ParquetWriter(
             pa.PythonFile(self._file, mode="w"),
             schema,
             compression="zstd",
@@ -93,22 +94,25 @@ class _OpenSegment:
             use_dictionary=False,
             write_statistics=small,
         )
+        self._writer = PartsWriter(parquet, schema, _document(schema))
 
     def add(self, batch: pa.RecordBatch) -> None:
-        self._pending.append(batch)
-        self._pending_rows += batch.num_rows
-        self._pending_bytes += batch.nbytes
         self.records += batch.num_rows
         if "size" in self._schema.names:
             self.document_bytes += pc.sum(batch.column("size")).as_py() or 0
+        if self._writer.is_large(batch):
+            self._write_row_group()
+            self._writer.write_large(batch)
+            return
+        self._pending.append(batch)
+        self._pending_rows += batch.num_rows
+        self._pending_bytes += batch.nbytes
         if self._pending_rows >= ROW_GROUP_RECORDS or self._pending_bytes >= ROW_GROUP_BYTES:
             self._write_row_group()
 
     def _write_row_group(self) -> None:
         if self._pending:
-            self._writer.write_table(
-                pa.Table.from_batches(self._pending, self._schema), row_group_size=self._pending_rows
-            )
+            self._writer.write(self._pending)
         self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
 
     @property
@@ -250,8 +254,7 @@ class SnapshotReader:
         with self._workspace.reading(f"snapshots/{segment.path}") as file:
             try:
                 parquet = pq.ParquetFile(file)
-                for group in range(parquet.num_row_groups):
-                    yield from parquet.read_row_group(group, columns=columns).to_batches()
+                yield from row_groups(parquet, columns, _document(parquet.schema_arrow))
             except (pa.ArrowException, OSError) as error:
                 raise _damaged(segment, str(error).splitlines()[0]) from error
 
@@ -292,6 +295,11 @@ class SnapshotReader:
         for batch in self.segment_batches(self.manifest.rejects_segment):
             for row in batch.to_pylist():
                 yield Reject(**{**row, "kind": Kind(row["kind"])})
+
+
+def _document(schema: pa.Schema) -> str:
+    """The column that may hold a large document."""
+    return "data" if "data" in schema.names else "raw"
 
 
 def _damaged(segment: Segment, what: str) -> StagingError:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from agui_pipelines.digests import documents_in
 from agui_pipelines.errors import ConnectionFailedError, StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.losses import named as losing
@@ -169,8 +170,9 @@ class FileStore:
         self._unflushed = self._unflushed or batch.num_rows > 0
         with self._writing(synced=False) as writer:
             if kind is Kind.STATE:
-                columns = (_column(batch, name) for name in ("state_id", "data", "updated_at"))
-                for state_id, data, updated_at in zip(*columns, strict=True):
+                documents = documents_in(batch.column("data"))
+                ids, times = _column(batch, "state_id"), _column(batch, "updated_at")
+                for state_id, data, updated_at in zip(ids, documents, times, strict=True):
                     writer.put_state(state_id, data, kept_mtime(updated_at))
             elif kind is Kind.VERSION:
                 for row in _rows(kind, batch):

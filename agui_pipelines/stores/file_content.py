@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -22,7 +23,9 @@ _GZIP_FORMAT: Final = 31
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
+_OBJECT: Final = re.compile(rb"[ \t\r\n]*+\{")
 _INDENT: Final = b"  "
+_CHUNK: Final = 1024 * 1024
 
 
 class Content(NamedTuple):
@@ -74,19 +77,29 @@ def read_raw(path: bytes, base: bytes) -> Content | None:
         os.close(descriptor)
 
 
-def indented(document: bytes) -> bytes:
+def indented(document: bytes | memoryview) -> bytes:
     """A JSON object laid out as Go's ``json.MarshalIndent`` with two spaces does; not one token of it is changed.
 
     Raises ValueError if the document is not one JSON object in UTF-8.
     """
-    if not document.lstrip(b" \t\r\n").startswith(b"{"):
+    if _OBJECT.match(document) is None:
         raise ValueError("it is not a JSON object")
-    if not document.isascii():
+    if isinstance(document, memoryview):
+        _require_utf8(document)
+    elif not document.isascii():
         document.decode("utf-8")
     try:
         return msgspec.json.format(document, indent=2)
     except (msgspec.DecodeError, RecursionError):  # it refuses lone surrogates and deep documents, which may be JSON
-        return _indented_by_token(document)
+        return _indented_by_token(bytes(document))
+
+
+def _require_utf8(document: memoryview) -> None:
+    """Chunk by chunk, as the text would take up to four times as much memory. Raises `UnicodeDecodeError`."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(document), _CHUNK):
+        decoder.decode(document[start : start + _CHUNK])
+    decoder.decode(b"", final=True)
 
 
 def _indented_by_token(document: bytes) -> bytes:

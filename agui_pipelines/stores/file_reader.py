@@ -13,7 +13,7 @@ import pyarrow as pa
 from agui_pipelines.errors import StoreError
 from agui_pipelines.keyspace import Span
 from agui_pipelines.ports import BATCH_BYTES, OnReject, Snapshot, Version
-from agui_pipelines.records import SCHEMAS, Kind, Reject
+from agui_pipelines.records import SCHEMAS, Kind, Reject, document_column
 from agui_pipelines.stores.bodies import SnapshotParts, VersionParts, rfc3339
 from agui_pipelines.stores.file_content import Content, UnreadableError, read, read_raw
 from agui_pipelines.stores.file_history import HISTORY, FolderHistory, Parts, Record, attribute, read_record
@@ -60,7 +60,10 @@ class _Rows:
 
     def _batch(self) -> pa.RecordBatch:
         columns = zip(*self._rows, strict=True)
-        arrays = [pa.array(column, field_.type) for column, field_ in zip(columns, self.schema, strict=True)]
+        arrays = [
+            document_column(column) if pa.types.is_binary(field_.type) else pa.array(column, field_.type)
+            for column, field_ in zip(columns, self.schema, strict=True)
+        ]
         self._rows, self._bytes = [], 0
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 

@@ -96,7 +96,9 @@ class Writer:
         """As `put_state`; the file's time becomes now even if its content stays."""
         self.put_state(state_id, document, touched=True)
 
-    def put_state(self, state_id: str, document: bytes, mtime_ns: int | None = None, *, touched: bool = False) -> None:
+    def put_state(
+        self, state_id: str, document: bytes | memoryview, mtime_ns: int | None = None, *, touched: bool = False
+    ) -> None:
         """Raises `UnstorableRecordError` for an id or a document that cannot be a state's file, else `StoreError`."""
         refuse_name(state_id, reserve=self.reserve)
         content = _laid_out(document, f"The state {state_id!r}")
@@ -205,7 +207,7 @@ def refuse_name(id_: str, *, reserve: int = 0) -> None:
         )
 
 
-def _laid_out(document: bytes, whose: str) -> bytes:
+def _laid_out(document: bytes | memoryview, whose: str) -> bytes:
     try:
         return indented(document)
     except ValueError as error:

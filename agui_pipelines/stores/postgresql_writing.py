@@ -149,7 +149,8 @@ class Writing:
         )
         with connection.cursor() as cursor, cursor.copy(query) as copy:
             copy.write(HEADER)
-            copy.write(copy_rows(columns))
+            for part in copy_rows(columns):
+                copy.write(part)
             copy.write(TRAILER)
 
     def _upsert(self, connection: Connection, rows: _Rows) -> Written:

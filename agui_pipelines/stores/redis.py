@@ -11,6 +11,7 @@ import hiredis
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from agui_pipelines.digests import documents_in
 from agui_pipelines.drivers.redis import Burst, RedisWire, glob_escaped
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, state_batch
 from agui_pipelines.errors import StoreError
@@ -189,7 +190,7 @@ class RedisStore:
         if kind is Kind.STATE:
             ids = batch.column("state_id").cast(pa.binary()).to_pylist()
             expiries = batch.column("expires_at").cast(pa.int64()).to_pylist()
-            return put(self._wire, Rows(self._layout.states(ids), batch.column("data").to_pylist(), expiries))
+            return put(self._wire, Rows(self._layout.states(ids), documents_in(batch.column("data")), expiries))
         return put_history(self._wire, self._layout, kind, batch.select(SCHEMAS[kind].names).to_pylist())
 
     def flush(self) -> None:

@@ -40,7 +40,7 @@ class Rows:
     """Keys to write with their values. `expiries` are milliseconds since the epoch, None where there is to be none."""
 
     keys: list[bytes]
-    values: list[bytes]
+    values: Sequence[bytes | memoryview]
     expiries: Sequence[int | None]
 
     def chunks(self) -> Iterator[range]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from agui_pipelines.errors import StagingError
 from agui_pipelines.losses import Fate
 from agui_pipelines.records import DIGESTED, ORIGIN, SCHEMAS, Kind, Reject, digested
-from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter, Workspace, snapshot
+from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter, Workspace, parts, snapshot
 
 
 @pytest.fixture
@@ -459,3 +459,39 @@ def test_a_segment_with_any_byte_changed_is_not_read(workspace: Workspace) -> No
             rows(SnapshotReader(workspace, manifest.snapshot_id))
 
     holds()
+
+
+# Large documents
+
+
+@pytest.mark.parametrize("size", [0, 9, 10, 11, 20, 21, 95])
+def test_a_document_that_is_written_in_parts_comes_back_whole_between_its_neighbours(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", 20)
+    large = {"state_id": "m", "data": b'{"a":"%b"}' % (b"x" * size), "updated_at": "then"}
+    written = [states(2), batch(Kind.STATE, large), batch(Kind.STATE, {**large, "state_id": "n"}), states(3, start=5)]
+    with writer(workspace) as out:
+        for some in written:
+            out.write(Kind.STATE, some)
+        manifest = out.seal()
+
+    read = SnapshotReader(workspace, manifest.snapshot_id)
+    assert manifest.records == 7
+    expected = pa.Table.from_batches(written).to_pylist()
+    assert pa.Table.from_batches(read.batches(Kind.STATE)).to_pylist() == expected
+    ids = pa.Table.from_batches(read.batches(Kind.STATE, ["state_id", "canonical"])).to_pylist()
+    assert ids == [{"state_id": row["state_id"], "canonical": row["canonical"]} for row in expected]
+    data = pa.Table.from_batches(read.batches(Kind.STATE, ["data"])).to_pylist()
+    assert data == [{"data": row["data"]} for row in expected]
+
+
+def test_a_large_reject_is_written_in_parts_too(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", 20)
+    found = [Reject(Kind.STATE, b"k", raw, "export", "why", "how") for raw in (b"small", bytes(range(256)), None, b"")]
+    with writer(workspace) as out:
+        for reject in found:
+            out.reject(reject)
+        manifest = out.seal()
+
+    assert list(SnapshotReader(workspace, manifest.snapshot_id).rejects()) == found
