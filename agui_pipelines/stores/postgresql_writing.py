@@ -225,7 +225,7 @@ def _rows(table: Table, batch: pa.RecordBatch) -> _Rows:
             remedy="Leave the record, or those members, out.",
         )
     ids = batch.column("state_id")
-    if not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():
+    if batch.num_rows > 1 and not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():
         batch = batch.take(pc.sort_indices(ids))
     columns = [_wire(table, column, batch) for column in table.columns]
     return _Rows(table, pa.RecordBatch.from_arrays(columns, [column.name for column in table.columns]))
