@@ -60,13 +60,19 @@ def _options(
 def run(
     file: MigrationFile = None,
     *,
-    source: Annotated[str | None, typer.Option(help="Kind of source: redis, postgres, file, redis_keys.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Kind of source: redis, postgres, file (AG-UI stores), redis_keys, postgresql_rows, langgraph, jsonl, csv, "
+            "parquet, sqlite, sqlalchemy, custom."
+        ),
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Kind of target: redis, postgres, file.")] = None,
     source_config: Annotated[
-        Path | None, typer.Option(help="AG-UI configuration of the source (YAML or JSON).")
+        Path | None, typer.Option(help="Its other keys, as AG-UI configures a store (YAML or JSON).")
     ] = None,
     target_config: Annotated[
-        Path | None, typer.Option(help="AG-UI configuration of the target (YAML or JSON).")
+        Path | None, typer.Option(help="Likewise, of the target.")
     ] = None,
     match: Annotated[str | None, typer.Option(help="Keys to move, as a Redis glob (redis_keys only).")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Records per write to the target.")] = None,
