@@ -260,8 +260,15 @@ class Store(Reader, Protocol):
         """Upsert a batch (bare or digested; at most one row an id), atomically where the backend can. Idempotent."""
         ...
 
+    def remove(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        """Remove the records that a batch names (of which only the ids are needed); how many of them were there.
+
+        A state's history stays, unless it is named itself. Idempotent, and atomic where the backend can.
+        """
+        ...
+
     def flush(self) -> None:
-        """Return when everything written so far is as durable as this backend makes it."""
+        """Return when everything written and removed so far is as durable as this backend makes it."""
         ...
 
     def get_state(self, state_id: str) -> bytes | None: ...

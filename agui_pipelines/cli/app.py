@@ -71,9 +71,7 @@ def run(
     source_config: Annotated[
         Path | None, typer.Option(help="Its other keys, as AG-UI configures a store (YAML or JSON).")
     ] = None,
-    target_config: Annotated[
-        Path | None, typer.Option(help="Likewise, of the target.")
-    ] = None,
+    target_config: Annotated[Path | None, typer.Option(help="Likewise, of the target.")] = None,
     match: Annotated[str | None, typer.Option(help="Keys to move, as a Redis glob (redis_keys only).")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Records per write to the target.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Folder or URL for snapshots, ledger and reports.")] = None,

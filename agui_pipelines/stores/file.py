@@ -182,6 +182,16 @@ class FileStore:
                     writer.save_snapshot(Snapshot(**row))
         return writer.written
 
+    def remove(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        """File by file. The backup of a state stays, as in the reference."""
+        self._unflushed = self._unflushed or batch.num_rows > 0
+        names = id_columns(kind)
+        with self._writing(synced=False) as writer:
+            rows = zip(*(_column(batch, name) for name in names), strict=True)
+            if kind is Kind.STATE:
+                return sum(writer.remove_state(state_id) for (state_id,) in rows)
+            return sum(writer.remove_history(kind, state_id, id_) for state_id, id_ in rows)
+
     def flush(self) -> None:
         """Wait until all that `write` wrote is on disk, if the store is configured to be durable.
 

@@ -129,6 +129,19 @@ class Writer:
             self.changes.remove(path)
         return bool(present)
 
+    def remove_history(self, kind: Kind, state_id: str, id_: str) -> bool:
+        """Whether there was one, of this state. Raises `StoreError`."""
+        if name_problem(id_) is not None:
+            return False
+        folder, key = self.layout.folder(state_id), id_.encode()
+        path = self.layout.path(kind, folder, key)
+        with as_store_error(path):
+            self.layout.refuse_outside(self.layout.tree(kind, folder))
+            if not os.path.lexists(path) or self._owner(kind, folder, path, key) != state_id:
+                return False
+        self.changes.remove(path)
+        return True
+
     def save_version(self, version: Version) -> None:
         """Raises as `put_history`."""
         body = version_body(

@@ -199,6 +199,13 @@ class PostgresStore:
         with self._connections.lent(Work.WRITE) as connection:
             return self._writing.write(connection, kind, batch)
 
+    def remove(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        """In one transaction."""
+        if not batch.num_rows:
+            return 0
+        with self._connections.lent(Work.WRITE) as connection:
+            return self._writing.remove(connection, kind, batch)
+
     def flush(self) -> None:
         """Nothing to do: every write was committed."""
 

@@ -34,7 +34,7 @@ from agui_pipelines.drivers.postgresql_binary import (
 )
 from agui_pipelines.errors import StoreError, UnstorableRecordError
 from agui_pipelines.ports import Written
-from agui_pipelines.records import SCHEMAS, Kind
+from agui_pipelines.records import SCHEMAS, Kind, id_columns
 from agui_pipelines.stores.postgresql_tables import ABSENT, TABLES, Column, Table, Tables, is_text
 
 _TEXT_OID: Final = 25
@@ -113,6 +113,30 @@ class Writing:
                 return connection.execute(query, (state_id,)).rowcount > 0
         except ABSENT:
             return False
+
+    def remove(self, connection: Connection, kind: Kind, batch: pa.RecordBatch) -> int:
+        """Delete the records with the ids of a batch, of which other columns are not looked at; how many there were."""
+        table = TABLES[kind]
+        named = [column for column in table.columns if column.field in id_columns(kind)]
+        columns = [batch.column(column.field).cast(pa.binary()) for column in named]
+        # No text in PostgreSQL holds U+0000, so what has such an id is not there.
+        possible = pc.invert(pc.match_substring(columns[0], b"\0"))
+        for column in columns[1:]:
+            possible = pc.and_(possible, pc.invert(pc.match_substring(column, b"\0")))
+        ids = [Binary(array_parameter(column.filter(possible), _TEXT_OID)) for column in columns]
+        query = sql.SQL("DELETE FROM {table} t USING unnest({arrays}) AS s ({given}) WHERE {same}").format(
+            table=self._tables.identifier(table),
+            arrays=_listed(sql.SQL("%s::text[]") for _ in named),
+            given=_listed(sql.Identifier(column.name) for column in named),
+            same=sql.SQL(" AND ").join(
+                sql.SQL("t.{0} = s.{0}").format(sql.Identifier(column.name)) for column in named
+            ),
+        )
+        try:
+            with connection.transaction():
+                return connection.execute(query, ids).rowcount
+        except ABSENT:
+            return 0
 
     def _time_if_none_exists(self, connection: Connection, rows: _Rows) -> int | None:
         """The server's time, if none of the ids is in the table yet."""

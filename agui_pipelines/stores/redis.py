@@ -28,7 +28,7 @@ from agui_pipelines.ports import (
     Version,
     Written,
 )
-from agui_pipelines.records import SCHEMAS, Kind, Reject
+from agui_pipelines.records import SCHEMAS, Kind, Reject, id_columns
 from agui_pipelines.spec import RedisConfig
 from agui_pipelines.stores.bodies import ZERO_TIME, nanoseconds
 from agui_pipelines.stores.redis_history import HistoryReader
@@ -39,10 +39,20 @@ from agui_pipelines.stores.redis_layout import (
     Owned,
     key_bytes,
     key_text,
+    owned,
     snapshot_of,
     version_of,
 )
-from agui_pipelines.stores.redis_writing import Buffered, Rows, put, put_history, require_own_keys, saving
+from agui_pipelines.stores.redis_writing import (
+    Buffered,
+    Rows,
+    put,
+    put_history,
+    require_own_keys,
+    saving,
+    take,
+    take_history,
+)
 
 _OLDEST: Final = (6, 2)
 """The first Redis that sets an absolute expiry together with the value."""
@@ -192,6 +202,14 @@ class RedisStore:
             expiries = batch.column("expires_at").cast(pa.int64()).to_pylist()
             return put(self._wire, Rows(self._layout.states(ids), documents_in(batch.column("data")), expiries))
         return put_history(self._wire, self._layout, kind, batch.select(SCHEMAS[kind].names).to_pylist())
+
+    def remove(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        """Each record in a transaction; of versions and snapshots the body, and the member of the sorted set."""
+        if kind is Kind.STATE:
+            ids = batch.column("state_id").cast(pa.binary()).to_pylist()
+            return take(self._wire, self._layout.states(ids))
+        rows = batch.select(id_columns(kind)).to_pylist()
+        return take_history(self._wire, self._layout, kind, [owned(kind, row) for row in rows])
 
     def flush(self) -> None:
         """Nothing is held back here. How durable a write is when the server has answered is its persistence policy."""

@@ -21,6 +21,7 @@ from agui_pipelines.stores.redis_layout import (
     MAX_VALUE_BYTES,
     RECORD_ID,
     Layout,
+    Owned,
     body_of,
     id_in,
     key_bytes,
@@ -95,6 +96,40 @@ def put_history(wire: RedisWire, layout: Layout, kind: Kind, rows: list[dict[str
             burst.add(b"ZADD", layout.index(kind, state_id), *pairs)
     wire.run(burst)
     return written
+
+
+def take(wire: RedisWire, keys: list[bytes]) -> int:
+    """Delete keys; how many there were."""
+    burst = Burst()
+    for first in range(0, len(keys), BATCH_KEYS):
+        burst.add(b"DEL", *keys[first : first + BATCH_KEYS])
+    return sum(wire.run(burst)) if keys else 0
+
+
+def take_history(wire: RedisWire, layout: Layout, kind: Kind, ids: list[Owned]) -> int:
+    """Delete versions or snapshots with their members of the sorted sets; how many bodies or members there were."""
+    removed = 0
+    for first in range(0, len(ids), BATCH_KEYS):
+        some = ids[first : first + BATCH_KEYS]
+        keys = layout.bodies(kind, some)
+        # With a colon in an id, the key may be that of another record's body.
+        doubtful = [i for i, (state_id, id_) in enumerate(some) if b":" in state_id + id_]
+        bodies = wire.call(b"MGET", *(keys[i] for i in doubtful)) if doubtful else []
+        others = {
+            i
+            for i, body in zip(doubtful, bodies, strict=True)
+            if body is not None and not _may_replace(kind, body, some[i][1])
+        }
+        burst = Burst()
+        for i, (state_id, id_) in enumerate(some):
+            burst.add(b"MULTI")
+            burst.add(b"ZREM", layout.index(kind, state_id), id_)
+            if i not in others:
+                burst.add(b"DEL", keys[i])
+            burst.add(b"EXEC")
+        done = [reply for reply in wire.run(burst) if isinstance(reply, list)]
+        removed += sum(any(wire.checked(replies)) for replies in done)
+    return removed
 
 
 def saving(layout: Layout, record: Version | Snapshot) -> Burst:

@@ -449,6 +449,69 @@ def test_a_store_can_be_used_after_a_read_was_left_in_the_middle(store: Store) -
     assert len(states(store)) == 40
 
 
+# Removing
+
+
+def ids(kind: Kind, *rows: tuple[str, ...]) -> pa.RecordBatch:
+    """A batch of nothing but ids."""
+    names = id_columns(kind)
+    schema = pa.schema([SCHEMAS[kind].field(name) for name in names])
+    return pa.RecordBatch.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema)
+
+
+def filled(store: Store) -> None:
+    store.write(Kind.STATE, batch(Kind.STATE, *map(state_row, ("a", "a:b", "c"))))
+    versions = [("a", "v1"), ("a", "v2"), ("a:b", "v3"), ("c", "v4")]
+    store.write(Kind.VERSION, batch(Kind.VERSION, *(version_row(*owned) for owned in versions)))
+    store.write(Kind.SNAPSHOT, batch(Kind.SNAPSHOT, snapshot_row("a", "s1"), snapshot_row("c", "s2")))
+
+
+def test_states_that_are_removed_are_gone_and_their_history_stays(store: Store) -> None:
+    filled(store)
+    assert store.remove(Kind.STATE, ids(Kind.STATE, ("a",), ("gone",), ("a:b",))) == 2
+    store.flush()
+    assert set(states(store)) == {"c"}
+    assert len(everything(store, Kind.VERSION)) == 4
+    assert len(everything(store, Kind.SNAPSHOT)) == 2
+    assert store.remove(Kind.STATE, ids(Kind.STATE, ("a",), ("gone",), ("a:b",))) == 0
+
+
+def test_versions_and_snapshots_that_are_removed_are_gone_and_the_others_stay(store: Store) -> None:
+    filled(store)
+    named = ids(Kind.VERSION, ("a", "v2"), ("a:b", "v3"), ("a", "gone"), ("gone", "v1"), ("c", "v1"))
+    assert store.remove(Kind.VERSION, named) == 2
+    assert store.remove(Kind.SNAPSHOT, ids(Kind.SNAPSHOT, ("c", "s2"))) == 1
+    assert {(row["state_id"], row["version_id"]) for row in everything(store, Kind.VERSION)} == {
+        ("a", "v1"),
+        ("c", "v4"),
+    }
+    assert [row["snapshot_id"] for row in everything(store, Kind.SNAPSHOT)] == ["s1"]
+    assert store.get_version("a", "v2") is None
+    assert [v.version_id for v in store.get_version_history("a")] == ["v1"]
+    assert set(states(store)) == {"a", "a:b", "c"}
+    assert store.remove(Kind.VERSION, named) == 0
+
+
+def test_what_was_removed_can_be_written_again(store: Store) -> None:
+    filled(store)
+    for kind, row in ((Kind.STATE, ("a",)), (Kind.VERSION, ("a", "v1")), (Kind.SNAPSHOT, ("a", "s1"))):
+        assert store.remove(kind, ids(kind, row)) == 1
+    filled(store)
+    assert set(states(store)) == {"a", "a:b", "c"}
+    assert len(everything(store, Kind.VERSION)) == 4
+    assert len(everything(store, Kind.SNAPSHOT)) == 2
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_removing_what_no_store_could_hold_or_nothing_at_all_removes_nothing(store: Store, kind: Kind) -> None:
+    filled(store)
+    assert store.remove(kind, ids(kind)) == 0
+    odd = ("../a", "a\x00", "x" * 300, "")
+    assert store.remove(kind, ids(kind, *((id_, "v1")[: len(id_columns(kind))] for id_ in odd))) == 0
+    assert store.remove(kind, ids(kind, *(("a", id_)[-len(id_columns(kind)) :] for id_ in odd))) == 0
+    assert len(everything(store, Kind.VERSION)) == 4
+
+
 # Nothing is lost
 
 
