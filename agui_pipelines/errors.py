@@ -20,6 +20,7 @@
     │   ├── CollisionError         two source records want the same target id
     │   ├── LossError              the target has no place for something that carries meaning
     │   └── SamePlaceError         source and target are one place: a wrong configuration        (exit 2)
+    ├── BackupError                what a store holds cannot be backed up, or was not restored   (exit 1)
     ├── ValidationFailedError      the target is not what was exported                           (exit 1)
     ├── StoppedError               a worker gave up because another one failed                   (never shown)
     └── EmbeddedServerError        a server for demo or tests cannot be found or started         (exit 1)
@@ -133,6 +134,10 @@ class SamePlaceError(RefusedError):
 
 class ValidationFailedError(MigrationError):
     """The target is not what was exported."""
+
+
+class BackupError(MigrationError):
+    """What a store holds cannot be backed up, or is not as it was after it was restored."""
 
 
 class EmbeddedServerError(MigrationError):

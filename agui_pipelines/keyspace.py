@@ -7,10 +7,11 @@ of rows of the catalogue; ranges are the Dagster partitions ``00``, ``01``, … 
 
 from __future__ import annotations
 
+import base64
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import IO, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Final
 
 import duckdb
 import pyarrow as pa
@@ -45,6 +46,30 @@ class KeyRange:
     first_row: int
     keys: int
     weight: int
+
+
+def ranges_as_text(ranges: Sequence[KeyRange]) -> list[dict[str, Any]]:
+    """Ranges as JSON can hold them."""
+
+    def encoded(bound: bytes | None) -> str | None:
+        return None if bound is None else base64.b64encode(bound).decode()
+
+    return [{**asdict(r), "lower": encoded(r.lower), "upper": encoded(r.upper)} for r in ranges]
+
+
+def ranges_of_text(values: Sequence[Mapping[str, Any]]) -> tuple[KeyRange, ...]:
+    """The inverse of `ranges_as_text`."""
+
+    def decoded(bound: str | None) -> bytes | None:
+        return None if bound is None else base64.b64decode(bound)
+
+    return tuple(KeyRange(**{**r, "lower": decoded(r["lower"]), "upper": decoded(r["upper"])}) for r in values)
+
+
+def held_by(keys: frozenset[bytes], batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows of a batch whose ``state_id`` is one of the keys: a reader may read whatever lies between a span's bounds."""
+    held = [id_ in keys for id_ in batch.column("state_id").cast(pa.binary()).to_pylist()]
+    return batch if all(held) else batch.filter(pa.array(held, pa.bool_()))
 
 
 def range_names(count: int) -> tuple[str, ...]:
@@ -151,6 +176,10 @@ class Span:
 
     def __len__(self) -> int:
         return self.range.keys
+
+    def key_set(self) -> frozenset[bytes]:
+        """All keys of the range, in memory."""
+        return frozenset(key for some in self.keys(_ROWS) for key in some)
 
     def keys(self, size: int) -> Iterator[list[bytes]]:
         """The range's keys in order, in lists of at most `size`."""

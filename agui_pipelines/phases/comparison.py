@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 import duckdb
 import pyarrow as pa
@@ -21,11 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agui_pipelines.canonical import Trait
-from agui_pipelines.keyspace import DUCKDB, KeyRange, Span, cut, write_catalogue
+from agui_pipelines.keyspace import DUCKDB, KeyRange, Span, cut, held_by, write_catalogue
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
 from agui_pipelines.phases.session import Session
+from agui_pipelines.ports import Store
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import Kind, Reject, gathered
+from agui_pipelines.records import SCHEMAS, Kind, Reject, gathered, id_columns
 from agui_pipelines.staging import SnapshotReader
 from agui_pipelines.staging.flow import ahead
 
@@ -122,6 +124,16 @@ class Comparison:
             **found,
         )
 
+    def others(self, kind: Kind) -> Iterator[pa.RecordBatch]:
+        """The ids of all records that the store holds and should not, as batches of nothing but the columns of the ids."""
+        names = id_columns(kind)
+        schema = pa.schema([SCHEMAS[kind].field(name) for name in names])
+        query = "SELECT id, other FROM joined WHERE kind = ? AND status = 'extra' ORDER BY id, other LIMIT ? OFFSET ?"
+        count = 0
+        while rows := self._query(query, [kind, LIST_LIMIT, count]):
+            count += len(rows)
+            yield pa.RecordBatch.from_pylist([dict(zip(names, row, strict=False)) for row in rows], schema)
+
     def join(self) -> None:
         """Join both sides, once everything has been expected and observed."""
         now = datetime.now(UTC)
@@ -199,39 +211,66 @@ def _row(kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=_ROW)
 
 
-@contextmanager
-def compared(session: Session, snapshots: list[SnapshotReader], meter: Meter) -> Iterator[tuple[Comparison, Names]]:
-    """Read the whole target, digest it, and join it with what was staged.
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Some ids of a store: what opens their catalogue, and its key ranges."""
 
-    Yields the joined comparison and what the target holds that is no valid record. Every record of the target is read,
-    as what is there and should not be is only found in this way.
+    reading: Callable[[], AbstractContextManager[IO[bytes]]]
+    ranges: Sequence[KeyRange]
+
+
+@contextmanager
+def compared(
+    session: Session,
+    snapshots: list[SnapshotReader],
+    meter: Meter,
+    *,
+    opened: Callable[[], AbstractContextManager[Store]] | None = None,
+    within: Within | None = None,
+) -> Iterator[tuple[Comparison, Names]]:
+    """Read a store (the target, unless `opened` opens another), digest it, and join it with what should be there.
+
+    Yields the joined comparison and what the store holds that is no valid record. Every record is read, as what is there
+    and should not be is only found in this way; or all that have ids which are `within` some.
     """
+    opened = opened or session.target
     unreadable = _Unreadable()
 
     def read(key_range: KeyRange) -> None:
-        with session.target() as target, catalogue.open("rb") as file:
+        with opened() as store, reading() as file:
             span = Span(key_range, pq.ParquetFile(file))
-            for kind in target.kinds:
-                for batch in ahead(gathered(target.read(kind, span, unreadable.add), GATHER_ROWS, GATHER_BYTES)):
+            keys = span.key_set() if within else None
+            for kind in store.kinds:
+                for batch in ahead(gathered(store.read(kind, span, unreadable.add), GATHER_ROWS, GATHER_BYTES)):
                     session.require_going()
-                    for usable in digested_or_rejected(kind, batch, unreadable.add, digester=digester):
+                    wanted = batch if keys is None else held_by(keys, batch)
+                    for usable in digested_or_rejected(kind, wanted, unreadable.add, digester=digester):
                         comparison.observe(kind, usable)
-                    meter.add(batch.num_rows, batch.nbytes)
+                    meter.add(wanted.num_rows, wanted.nbytes)
 
     with Comparison() as comparison:
-        catalogue = comparison.folder / "target.parquet"
         comparison.expect(snapshots)
-        ranges: list[KeyRange] = []
-        with session.target() as target:
-            if target.exists():
+        ranges: Sequence[KeyRange] = []
+        with opened() as store:
+            if not store.exists():
+                pass
+            elif within is not None:
+                reading, ranges = within.reading, [r for r in within.ranges if r.keys]
+            else:
+                catalogue = comparison.folder / "keys.parquet"
                 with catalogue.open("wb") as sorted_keys:
-                    write_catalogue(target.keys(), sorted_keys)
+                    write_catalogue(store.keys(), sorted_keys)
                 with catalogue.open("rb") as file:
                     ranges = cut(file, session.migration.ranges)
+                reading = partial(_opened, catalogue)
         with session.digester(sum(key_range.keys for key_range in ranges)) as digester:
             session.in_parallel(read, ranges)
         comparison.join()
         yield comparison, unreadable.names()
+
+
+def _opened(path: Path) -> AbstractContextManager[IO[bytes]]:
+    return path.open("rb")
 
 
 class _Unreadable:

@@ -6,7 +6,6 @@ finds an open plan of the same purpose and of an unchanged migration file resume
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 from agui_pipelines import losses
 from agui_pipelines.errors import RefusedError, SamePlaceError, StagingError, StoreError
-from agui_pipelines.keyspace import KeyRange, Span, cut, write_catalogue
+from agui_pipelines.keyspace import KeyRange, Span, cut, ranges_as_text, ranges_of_text, write_catalogue
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Reader, Store
@@ -220,18 +219,9 @@ def _refuse_same_place(source: Reader, target: Store) -> None:
 
 
 def _outputs(made: Plan) -> dict[str, Any]:
-    values = asdict(made)
-    for key_range in values["ranges"]:
-        for bound in ("lower", "upper"):
-            if key_range[bound] is not None:
-                key_range[bound] = base64.b64encode(key_range[bound]).decode()
-    return values
+    return asdict(made) | {"ranges": ranges_as_text(made.ranges)}
 
 
 def _from_entry(entry: Entry, *, resumed: bool = False) -> Plan:
-    values = dict(entry.outputs)
-    values["ranges"] = tuple(
-        KeyRange(**{**r, **{b: None if r[b] is None else base64.b64decode(r[b]) for b in ("lower", "upper")}})
-        for r in values["ranges"]
-    )
+    values = entry.outputs | {"ranges": ranges_of_text(entry.outputs["ranges"])}
     return Plan(**{**values, "created_at": entry.at, "resumed": resumed})

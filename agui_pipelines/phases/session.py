@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from agui_pipelines.digests import DigestPool, digest_values
-from agui_pipelines.errors import StoppedError
+from agui_pipelines.errors import StoppedError, UsageError
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.ports import Consistent, Reader, Stamping, Store
 from agui_pipelines.progress import Listener, Meter, Progress, silent
@@ -59,6 +59,19 @@ class Session:
         source = open_source(config, folder) if isinstance(config, ForeignConfig) else open_store(config, folder)
         with closing(source):
             yield source if isinstance(source, Reader) else Spooled(source, self.workspace, plan_id)
+
+    @contextmanager
+    def source_store(self) -> Iterator[Store]:
+        """The source, which must be an AG-UI store, as one. Raises `UsageError`."""
+        config = self.migration.source
+        if isinstance(config, ForeignConfig):
+            raise UsageError(
+                f"The source is of the type {config.type}, which is no AG-UI store.",
+                why="Only what is read by the format of AG-UI can be put back as it was.",
+                remedy="Use that system's own backup.",
+            )
+        with closing(open_store(config, self.migration.folder)) as store:
+            yield store
 
     @contextmanager
     def source_at_once(self, plan_id: str, planned_at: str) -> Iterator[Callable[[], AbstractContextManager[Reader]]]:

@@ -108,6 +108,12 @@ class Workspace:
                 with suppress(FileNotFoundError):  # an object store has no folders, only names
                     path.rmdir()
 
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        path = self.path(name)
+        with _own_errors(path):
+            path.unlink(missing_ok=True)
+
     def names(self, folder: str) -> list[str]:
         """The names of the files and folders in a folder, sorted; none if it does not exist. Files aside are left out."""
         path = self.path(folder)

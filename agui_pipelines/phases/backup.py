@@ -1,0 +1,346 @@
+"""Backup: what a store holds, sealed in snapshots and read back, so that it can be put back exactly.
+
+A backup is of a whole store, or of what the target holds under the ids (with their histories) that a plan is about to write.
+It lies in the workspace: a catalogue of the ids, and a sealed snapshot for each key range of it. Restoring writes everything
+back, removes under those ids what was not there before, and proves the outcome by digest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agui_pipelines.errors import BackupError, RefusedError, StagingError, named
+from agui_pipelines.keyspace import (
+    CATALOGUE,
+    KeyRange,
+    Span,
+    cut,
+    held_by,
+    ranges_as_text,
+    ranges_of_text,
+    write_catalogue,
+)
+from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.comparison import Within, compared
+from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
+from agui_pipelines.phases.plan import Plan
+from agui_pipelines.phases.session import Session
+from agui_pipelines.ports import Store
+from agui_pipelines.progress import Meter
+from agui_pipelines.records import Digester, Kind, Reject, gathered
+from agui_pipelines.staging import SnapshotReader, SnapshotWriter
+from agui_pipelines.staging.flow import Behind, ahead
+from agui_pipelines.staging.workspace import new_id
+
+PHASE: Final = "backup"
+RESTORE: Final = "restore"
+_DELETED: Final = "backup_deleted"
+
+End = Literal["source", "target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One backup, complete and verified."""
+
+    backup_id: str
+    of: End
+    plan_id: str
+    """The plan before whose first write it was made; empty for a backup of a whole store."""
+    place: str
+    """The store, as it describes itself; restoring into another one is refused."""
+    ranges: tuple[KeyRange, ...]
+    snapshots: dict[str, str]
+    """By key range, the snapshot of what was there; ranges without keys have none."""
+    covers: tuple[str, ...]
+    """Ids of the staged snapshots whose ids it is of; none for a whole store."""
+    records: dict[str, int]
+    bytes: int
+    created_at: str = ""
+
+    @property
+    def catalogue(self) -> str:
+        return f"catalogues/{self.backup_id}.parquet"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is of everything that the store held."""
+        return not self.covers
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What restoring did."""
+
+    backup_id: str
+    records: dict[str, int]
+    """Records that were there before, by kind, all of which are proven to be there again."""
+    expired: int
+    """States among them whose time was over meanwhile."""
+    removed: dict[str, int]
+    """Records that were not there before, by kind."""
+    seconds: float
+
+
+def create(session: Session, of: End = "target") -> Backup:
+    """Back up a whole store. Raises `BackupError` if something in it cannot be read."""
+    with _opened(session, of) as store:
+        return _create(session, of, "", store.keys(), ())
+
+
+def ensure(session: Session, plan: Plan, staged: Iterable[SnapshotReader]) -> Backup | None:
+    """Back up what the target holds under the ids of staged snapshots, but for those that a backup of the plan covers.
+
+    To be called before the first of them is written. Raises `BackupError` if something under those ids cannot be read.
+    """
+    covered = {id_ for backup in backups(session) if backup.plan_id == plan.plan_id for id_ in backup.covers}
+    wanted = [snapshot for snapshot in staged if snapshot.manifest.snapshot_id not in covered]
+    if not wanted:
+        return None
+
+    def keys() -> Iterator[pa.RecordBatch]:
+        for snapshot in wanted:
+            for kind in Kind:
+                for batch in snapshot.batches(kind, ["state_id"]):
+                    columns = [batch.column(0).cast(pa.binary()), pa.repeat(1, batch.num_rows)]
+                    yield pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
+
+    return _create(session, "target", plan.plan_id, keys(), tuple(s.manifest.snapshot_id for s in wanted))
+
+
+def backups(session: Session) -> list[Backup]:
+    """All backups that have not been deleted, oldest first."""
+    deleted = {entry.unit for entry in session.ledger.entries(phase=_DELETED)}
+    return [_from_entry(e) for e in session.ledger.entries(phase=PHASE) if e.unit not in deleted]
+
+
+def find(session: Session, backup_id: str = "") -> Backup:
+    """The backup of this id, or the newest. Raises `RefusedError` if there is none."""
+    existing = backups(session)
+    found = [backup for backup in existing if not backup_id or backup.backup_id == backup_id]
+    if found:
+        return found[-1]
+    known = named([backup.backup_id for backup in existing]) if existing else "none"
+    raise RefusedError(
+        f"There is no backup{f' {backup_id}' if backup_id else ''} of the migration '{session.migration.name}'.",
+        why=f"Backups that exist: {known}.",
+        remedy="Name one of them, or make one: agui-migrate backup create.",
+    )
+
+
+def verify(session: Session, backup: Backup) -> None:
+    """Read every segment of a backup. Raises `StagingError` if one is missing or damaged."""
+    for snapshot in _snapshots(session, backup):
+        snapshot.verify()
+    with session.workspace.reading(backup.catalogue) as file:
+        keys = sum(r.keys for r in backup.ranges)
+        try:
+            rows = pq.ParquetFile(file).metadata.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise StagingError(f"The catalogue of the backup {backup.backup_id} is damaged: {error}.") from error
+    if rows != keys:
+        raise StagingError(f"The catalogue of the backup {backup.backup_id} names {rows:,} ids instead of {keys:,}.")
+
+
+def restore(session: Session, backup: Backup) -> RestoreReport:
+    """Put back what a backup holds, and remove under its ids what was not there.
+
+    Everything is verified first and compared afterwards. To restore again does no harm. Raises `StagingError` for a damaged
+    backup and `RefusedError` for one of another store, before anything is written; `BackupError` if the store is not as it
+    was afterwards.
+    """
+    verify(session, backup)
+    opened = partial(_opened, session, backup.of)
+    with opened() as store:
+        _require_same_place(backup, store)
+        store.prepare()
+    meter = session.meter(RESTORE, total=sum(backup.records.values()))
+    session.in_parallel(partial(_write_back, session, opened, meter), _snapshots(session, backup))
+    removed = _remove_others(session, backup, opened)
+    expired = _require_restored(session, backup, opened)
+    progress = session.conclude(meter, backup.plan_id)
+    report = RestoreReport(backup.backup_id, backup.records, expired, removed, progress.seconds)
+    session.ledger.record(Entry(RESTORE, backup.plan_id, backup.backup_id, outputs=asdict(report)))
+    return report
+
+
+def delete(session: Session, backup: Backup, *, force: bool = False) -> None:
+    """Delete a backup. Raises `RefusedError`, unless `force`, while the migration that it was made for is not proven."""
+    if not force and backup.plan_id and not _is_proven(session, backup.plan_id):
+        raise RefusedError(
+            f"The backup {backup.backup_id} was made for the plan {backup.plan_id}, which has not been validated.",
+            why="It is the only way back.",
+            remedy="Validate the migration first, or delete it all the same with --force.",
+        )
+    # Recorded first: a backup half of whose files are gone is none.
+    session.ledger.record(Entry(_DELETED, backup.plan_id, backup.backup_id))
+    for snapshot_id in backup.snapshots.values():
+        session.workspace.remove_folder(f"snapshots/{snapshot_id}")
+    session.workspace.remove(backup.catalogue)
+
+
+def prune(session: Session, keep: int) -> list[Backup]:
+    """Delete all but the newest `keep` backups of each end, and those of migrations that are not proven; which were."""
+    existing = backups(session)
+    old = [b for of in ("source", "target") for b in [b for b in existing if b.of == of][: -keep or None]]
+    gone = [backup for backup in old if not backup.plan_id or _is_proven(session, backup.plan_id)]
+    for backup in gone:
+        delete(session, backup)
+    return gone
+
+
+def _is_proven(session: Session, plan_id: str) -> bool:
+    entry = session.ledger.last("validate", plan_id=plan_id)
+    return entry is not None and bool(entry.outputs["passed"])
+
+
+def _opened(session: Session, of: End) -> AbstractContextManager[Store]:
+    return session.target() if of == "target" else session.source_store()
+
+
+def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBatch], covers: tuple[str, ...]) -> Backup:
+    backup_id = new_id("backup")
+    name = f"catalogues/{backup_id}.parquet"
+    with session.workspace.writing(name) as file:
+        write_catalogue(keys, file)
+    with session.workspace.reading(name) as file:
+        ranges = cut(file, session.migration.ranges)
+    made: dict[str, str] = {}
+    records = dict.fromkeys(map(str, Kind), 0)
+    size = 0
+    lock = threading.Lock()
+    meter = session.meter(PHASE)
+
+    def one(digester: Digester, key_range: KeyRange) -> None:
+        nonlocal size
+        with session.workspace.reading(name) as file, _opened(session, of) as store:
+            span = Span(key_range, pq.ParquetFile(file))
+            manifest = _read(session, store, span, backup_id, meter, digester)
+        SnapshotReader(session.workspace, manifest.snapshot_id).verify()
+        with lock:
+            made[key_range.name] = manifest.snapshot_id
+            size += manifest.document_bytes
+            for kind in Kind:
+                records[kind] += manifest.summary(kind).records
+
+    with session.digester(sum(r.keys for r in ranges)) as digester, _opened(session, of) as store:
+        place = store.describe()
+        session.in_parallel(partial(one, digester), [r for r in ranges if r.keys])
+    session.conclude(meter, plan_id)
+    backup = Backup(backup_id, of, plan_id, place, tuple(ranges), dict(sorted(made.items())), covers, records, size)
+    outputs = asdict(backup) | {"ranges": ranges_as_text(backup.ranges)}
+    return _from_entry(session.ledger.record(Entry(PHASE, plan_id, backup_id, outputs=outputs)))
+
+
+def _read(session: Session, store: Store, span: Span, backup_id: str, meter: Meter, digester: Digester) -> Any:
+    """What the store holds under the keys of a span, as a sealed snapshot."""
+    keys = span.key_set()
+    unreadable: list[Reject] = []
+
+    def reject(found: Reject) -> None:
+        if _owner(found, keys):
+            unreadable.append(found)
+
+    with SnapshotWriter(session.workspace, stage="backup", plan_id=backup_id, range_=span.range.name) as writer:
+        for kind in store.kinds if store.exists() else ():
+            with Behind(partial(writer.write, kind)) as sink:
+                for batch in ahead(gathered(store.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
+                    session.require_going()
+                    for usable in digested_or_rejected(kind, held_by(keys, batch), reject, digester=digester):
+                        sink.put(usable)
+                    meter.add(batch.num_rows, batch.nbytes)
+        if unreadable:
+            raise BackupError(
+                f"What {store.describe()} holds under {len(unreadable):,} ids cannot be read, so it cannot be backed up: "
+                f"{named([found.name for found in unreadable])}. {unreadable[0].detail}",
+                why="It could not be put back. Nothing was written.",
+                remedy="Mend or remove it there, then run again.",
+                ids=[found.name for found in unreadable],
+            )
+        return writer.seal()
+
+
+def _owner(reject: Reject, keys: frozenset[bytes]) -> bool:
+    """Whether something that cannot be read belongs to one of the keys: it is named ``<state>`` or ``<state>/<record>``."""
+    parts = reject.id.split(b"/")
+    return any(b"/".join(parts[:count]) in keys for count in range(1, len(parts) + 1))
+
+
+def _snapshots(session: Session, backup: Backup) -> list[SnapshotReader]:
+    return [SnapshotReader(session.workspace, snapshot_id) for snapshot_id in backup.snapshots.values()]
+
+
+def _write_back(
+    session: Session, opened: Callable[[], AbstractContextManager[Store]], meter: Meter, snapshot: SnapshotReader
+) -> None:
+    with opened() as store:
+        for kind in Kind:
+            for batch in snapshot.batches(kind):
+                session.require_going()
+                store.write(kind, batch)
+                meter.add(batch.num_rows, batch.nbytes)
+        store.flush()
+
+
+def _within(session: Session, backup: Backup) -> Within | None:
+    """The ids to look at afterwards: for a backup of a whole store, all that there are."""
+    return None if backup.is_whole else Within(partial(session.workspace.reading, backup.catalogue), backup.ranges)
+
+
+def _remove_others(
+    session: Session, backup: Backup, opened: Callable[[], AbstractContextManager[Store]]
+) -> dict[str, int]:
+    removed = dict.fromkeys(map(str, Kind), 0)
+    meter = session.meter("look for what was not there")
+    snapshots = _snapshots(session, backup)
+    there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup))
+    with there as (comparison, _), opened() as store:
+        for kind in Kind:
+            for batch in comparison.others(kind):
+                removed[kind] += store.remove(kind, batch)
+        store.flush()
+    return removed
+
+
+def _require_restored(session: Session, backup: Backup, opened: Callable[[], AbstractContextManager[Store]]) -> int:
+    """How many states are gone because their time was over. Raises `BackupError` unless all else is as it was."""
+    meter = session.meter("prove that it is as it was", total=sum(backup.records.values()))
+    snapshots = _snapshots(session, backup)
+    with compared(session, snapshots, meter, opened=opened, within=_within(session, backup)) as (comparison, _):
+        found = {kind: comparison.result(kind) for kind in Kind}
+    wrong = [
+        f"{ids.count:,} {kind}{'s' if ids.count != 1 else ''} {word} ({named(ids.ids)})"
+        for kind, result in found.items()
+        for word, ids in (("missing", result.missing), ("different", result.corrupted), ("too many", result.extra))
+        if ids.count
+    ]
+    if wrong:
+        raise BackupError(
+            f"After the backup {backup.backup_id} was restored, {backup.place} is not as it was: {'; '.join(wrong)}.",
+            why="Somebody else may be writing there.",
+            remedy="Stop whoever writes, and restore again; the backup is kept.",
+        )
+    return sum(result.expired for result in found.values())
+
+
+def _require_same_place(backup: Backup, store: Store) -> None:
+    if store.describe() != backup.place:
+        raise RefusedError(
+            f"The backup {backup.backup_id} is of {backup.place}, and the migration file names {store.describe()}.",
+            why="Restored there, it would remove or replace what it knows nothing of.",
+            remedy="Name the store of the backup in the migration file.",
+        )
+
+
+def _from_entry(entry: Entry) -> Backup:
+    values: Mapping[str, Any] = entry.outputs
+    parts = {"ranges": ranges_of_text(values["ranges"]), "covers": tuple(values["covers"]), "created_at": entry.at}
+    return Backup(**{**values, **parts})

@@ -1,0 +1,278 @@
+"""Backups: what a store held is put back exactly, and nothing else is left or touched."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from agui_pipelines.errors import BackupError, RefusedError, StagingError, UsageError
+from agui_pipelines.keyspace import Span, cut, write_catalogue
+from agui_pipelines.phases import backup
+from agui_pipelines.phases.import_ import import_
+from agui_pipelines.phases.plan import current
+from agui_pipelines.phases.transform import staged_ranges
+from agui_pipelines.phases.validate import validate
+from agui_pipelines.records import SCHEMAS, Kind
+
+BACKENDS = ["file", "redis", "postgresql"]
+TIME = "2025-07-14T09:30:15.123456Z"
+THEN = "2024-02-29T23:59:59.5Z"
+
+
+def written(store, kind, *rows):
+    store.write(kind, pa.RecordBatch.from_pylist(list(rows), schema=SCHEMAS[kind]))
+
+
+def version(state_id, id_, data=b'{"v":1}'):
+    return {"state_id": state_id, "version_id": id_, "timestamp": TIME, "data": data, "parent_id": "", "delta": b"[]"}
+
+
+def snapshot(state_id, id_, data=b'{"s":1}'):
+    return {"state_id": state_id, "snapshot_id": id_, "timestamp": TIME, "data": data, "version_id": ""}
+
+
+def fill_source(store):
+    """States that the target has too, one that it has not, with histories that overlap."""
+    store.prepare()
+    documents = {"shared": b'{"from":"source"}', "same": b'{"same":true}', "new": b'{"new":[1.50,"\\u00e9"]}'}
+    written(store, Kind.STATE, *({"state_id": id_, "data": data} for id_, data in documents.items()))
+    versions = [version("shared", "v1", b'{"new":"v1"}'), version("shared", "v2"), version("new", "v3")]
+    written(store, Kind.VERSION, *versions, version("only-history", "v4"))
+    written(store, Kind.SNAPSHOT, snapshot("shared", "s1", b'{"new":"s1"}'), snapshot("new", "s2"))
+
+
+def fill_target(store):
+    """What was there before, with whatever times and expiries the store can keep."""
+    store.prepare()
+    states = [
+        {"state_id": "shared", "data": b'{"from":"target","n":1e5}', "created_at": THEN, "updated_at": THEN},
+        {"state_id": "same", "data": b'{"same":true}', "created_at": THEN, "updated_at": THEN},
+        {"state_id": "untouched", "data": b'{"u":1}', "created_at": THEN, "updated_at": THEN},
+    ]
+    written(store, Kind.STATE, *states)
+    written(store, Kind.VERSION, version("shared", "v1"), version("shared", "v0"), version("untouched", "v9"))
+    written(store, Kind.SNAPSHOT, snapshot("shared", "s1"), snapshot("untouched", "s9"))
+
+
+def everything(store):
+    """All records as the store gives them, to the last byte and millisecond."""
+    file = io.BytesIO()
+    write_catalogue(store.keys(), file)
+    [key_range] = cut(file, 1)
+    return {
+        kind: sorted(
+            (
+                row
+                for batch in store.read(kind, Span(key_range, pq.ParquetFile(file)), pytest.fail)
+                for row in batch.to_pylist()
+            ),
+            key=str,
+        )
+        for kind in Kind
+    }
+
+
+@pytest.fixture
+def ends(config, opened):
+    """Opens a filled source and a filled target; gives their configurations and the target."""
+
+    def make(destination):
+        first, second = config("file" if destination != "file" else "redis", "first"), config(destination, "second")
+        fill_source(opened(first))
+        store = opened(second)
+        fill_target(store)
+        if destination == "redis":
+            with redis.Redis.from_url(second["connection_url"]) as client:
+                client.pexpireat("ag-ui:state:state:shared", 4_000_000_000_123)
+        return first, second, store
+
+    return make
+
+
+def imported(move):
+    """A migration up to its import, with a backup before."""
+    session, plan = move.stage()
+    made = backup.ensure(session, plan, staged_ranges(session, plan).values())
+    import_(session, plan, [r.name for r in plan.ranges])
+    return session, plan, made
+
+
+@pytest.mark.parametrize("destination", BACKENDS)
+def test_what_an_import_replaced_and_added_is_put_back_and_taken_away(migration, ends, destination):
+    first, second, store = ends(destination)
+    before = everything(store)
+    session, plan, made = imported(migration(source=first, target=second))
+    assert validate(session, plan).passed
+    after = everything(store)
+    assert {row["state_id"] for row in after[Kind.STATE]} >= {"new", "shared", "untouched"}
+    assert after != before
+
+    report = backup.restore(session, made)
+
+    assert everything(store) == before
+    assert report.removed == {"state": 1, "version": 3, "snapshot": 1}
+    assert report.records == {"state": 2, "version": 2, "snapshot": 1}
+    assert made.records == report.records
+    again = backup.restore(session, made)
+    assert again.removed == {"state": 0, "version": 0, "snapshot": 0}
+    assert everything(store) == before
+
+
+@pytest.mark.parametrize("destination", BACKENDS)
+def test_a_half_done_import_is_undone_too(migration, ends, destination):
+    first, second, store = ends(destination)
+    before = everything(store)
+    session, plan = migration(source=first, target=second).stage()
+    made = backup.ensure(session, plan, staged_ranges(session, plan).values())
+    import_(session, plan, ["00", "01"])
+
+    backup.restore(session, made)
+
+    assert everything(store) == before
+
+
+@pytest.mark.parametrize("destination", BACKENDS)
+def test_a_target_that_did_not_exist_is_empty_again(migration, config, opened, destination):
+    first, second = config("file" if destination != "file" else "redis", "first"), config(destination, "second")
+    fill_source(opened(first))
+    session, plan, made = imported(migration(source=first, target=second))
+    assert validate(session, plan).passed
+
+    report = backup.restore(session, made)
+
+    assert everything(opened(second)) == {kind: [] for kind in Kind}
+    assert report.removed == {"state": 3, "version": 4, "snapshot": 2}
+
+
+@pytest.mark.parametrize("destination", BACKENDS)
+def test_a_backup_of_a_whole_store_puts_all_of_it_back(migration, ends, destination):
+    first, second, store = ends(destination)
+    before = everything(store)
+    session = migration(source=first, target=second).session()
+    made = backup.create(session)
+    written(store, Kind.STATE, {"state_id": "added", "data": b"{}"}, {"state_id": "shared", "data": b'{"lost":1}'})
+    written(store, Kind.VERSION, version("added", "v7"))
+    store.delete_state("untouched")
+
+    report = backup.restore(session, made)
+
+    assert everything(store) == before
+    assert report.removed == {"state": 1, "version": 1, "snapshot": 0}
+
+
+def test_the_ids_of_a_plan_are_backed_up_once_and_before_the_first_write(migration, ends):
+    first, second, _ = ends("postgresql")
+    session, plan, made = imported(migration(source=first, target=second))
+
+    assert backup.ensure(session, plan, staged_ranges(session, plan).values()) is None
+    assert [b.backup_id for b in backup.backups(session)] == [made.backup_id]
+    assert backup.find(session) == backup.find(session, made.backup_id) == made
+
+
+def test_an_expiry_that_passed_since_does_not_come_back(migration, ends):
+    first, second, store = ends("redis")
+    with redis.Redis.from_url(second["connection_url"]) as client:
+        client.pexpire("ag-ui:state:state:same", 2000)
+        over = client.pexpiretime("ag-ui:state:state:same")
+        session, _, made = imported(migration(source=first, target=second))
+        assert client.pttl("ag-ui:state:state:same") == -1  # the source's has none
+        while client.time()[0] * 1000 <= over:
+            time.sleep(0.05)
+
+    report = backup.restore(session, made)
+
+    assert report.expired == 1
+    assert store.get_state("same") is None
+
+
+@pytest.mark.parametrize("damage", ["segment", "manifest", "catalogue"])
+def test_a_damaged_backup_is_refused_before_anything_is_written(migration, ends, tmp_path, damage):
+    first, second, store = ends("postgresql")
+    session, _, made = imported(migration(source=first, target=second))
+    before = everything(store)
+    workspace = tmp_path / ".agui" / "story"
+    folders = [workspace / "snapshots" / snapshot_id for snapshot_id in made.snapshots.values()]
+    file = {
+        "segment": next(path for folder in folders for path in sorted(folder.glob("*.parquet"))),
+        "manifest": folders[0] / "manifest.json",
+        "catalogue": workspace / made.catalogue,
+    }[damage]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content if damage != "catalogue" else content[:-20])
+
+    with pytest.raises(StagingError):
+        backup.restore(session, made)
+
+    assert everything(store) == before
+
+
+def test_what_cannot_be_read_under_an_id_stops_the_import_and_elsewhere_does_not(migration, ends):
+    first, second, _ = ends("file")
+    base = Path(second["file_options"]["base_dir"])
+    [shared] = base.glob("states/*/shared.json")
+    [untouched] = base.glob("states/*/untouched.json")
+    untouched.write_bytes(b"no json")
+    move = migration(source=first, target=second)
+    session, plan = move.stage()
+    staged = list(staged_ranges(session, plan).values())
+    content = shared.read_bytes()
+    shared.write_bytes(b'{"half":')
+
+    with pytest.raises(BackupError) as refused:
+        backup.ensure(session, plan, staged)
+
+    assert refused.value.data["ids"] == ["shared"]
+    assert backup.backups(session) == []
+    shared.write_bytes(content)
+    assert backup.ensure(move.session(), plan, staged) is not None
+
+
+def test_a_backup_is_kept_until_the_migration_is_proven(migration, ends, tmp_path):
+    first, second, _ = ends("redis")
+    session, _, made = imported(migration(source=first, target=second))
+    with pytest.raises(RefusedError):
+        backup.delete(session, made)
+    assert backup.prune(session, keep=0) == []
+    whole = backup.create(session)
+
+    validate(session, current(session))
+    assert [b.backup_id for b in backup.prune(session, keep=1)] == [made.backup_id]
+
+    assert backup.backups(session) == [whole]
+    kept = {path.name for path in (tmp_path / ".agui" / "story" / "snapshots").iterdir()}
+    assert not kept & set(made.snapshots.values())
+    assert set(whole.snapshots.values()) <= kept
+    with pytest.raises(RefusedError):
+        backup.find(session, made.backup_id)
+
+
+def test_a_backup_is_not_restored_into_another_store(migration, ends, config):
+    first, second, _ = ends("file")
+    move = migration(source=first, target=second)
+    session = move.session()
+    made = backup.create(session)
+
+    with pytest.raises(RefusedError):
+        backup.restore(move.but(target=config("file", "third")).session(), made)
+
+
+def test_a_source_that_is_a_store_is_backed_up_and_put_back_and_another_is_not(migration, ends, opened, config):
+    first, second, _ = ends("postgresql")
+    source = opened(first)
+    before = everything(source)
+    session = migration(source=first, target=second).session()
+    made = backup.create(session, "source")
+    source.delete_state("new")
+    backup.restore(session, made)
+    assert everything(source) == before
+
+    foreign = {"type": "redis_keys", "connection_url": config("redis", "x")["connection_url"]}
+    with pytest.raises(UsageError):
+        backup.create(migration(name="other", source=foreign, target=second).session(), "source")
