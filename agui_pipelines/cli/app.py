@@ -150,6 +150,74 @@ def ui(
     serve(file, host=host, port=port)
 
 
+backup_app = typer.Typer(
+    name="backup",
+    no_args_is_help=True,
+    help="Back up a store, and put it back exactly as it was.",
+    rich_markup_mode="markdown",
+)
+app.add_typer(backup_app)
+
+BackupId = Annotated[str, typer.Option("--id", help="Which backup.  [default: the newest]", show_default=False)]
+
+
+@backup_app.command("create")
+def backup_create(
+    file: MigrationFile = None,
+    *,
+    of: Annotated[str, typer.Option(help="Which end to back up: target or source.")] = "target",
+    json: Json = False,
+) -> None:
+    """Back up everything that a store holds, with histories, times and expiries, and read the backup back."""
+    from agui_pipelines.cli import backup as backups  # noqa: PLC0415
+
+    backups.create(_migration(file, None)[0], of, json=json)
+
+
+@backup_app.command("list")
+def backup_list(file: MigrationFile = None, *, json: Json = False) -> None:
+    """List the backups of a migration, the newest last."""
+    from agui_pipelines.cli import backup as backups  # noqa: PLC0415
+
+    backups.listed(_migration(file, None)[0], json=json)
+
+
+@backup_app.command("verify")
+def backup_verify(file: MigrationFile = None, *, id_: BackupId = "", json: Json = False) -> None:
+    """Read a backup from one end to the other and compare its checksums."""
+    from agui_pipelines.cli import backup as backups  # noqa: PLC0415
+
+    backups.verify(_migration(file, None)[0], id_, json=json)
+
+
+@backup_app.command("restore")
+def backup_restore(
+    file: MigrationFile = None,
+    *,
+    id_: BackupId = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Put back what a backup holds, remove what was not there, and prove by digest that all is as it was."""
+    from agui_pipelines.cli import backup as backups  # noqa: PLC0415
+
+    backups.restore(_migration(file, None)[0], id_, yes=yes, json=json)
+
+
+@backup_app.command("delete")
+def backup_delete(
+    file: MigrationFile = None,
+    *,
+    id_: Annotated[str, typer.Option("--id", help="Which backup.")],
+    force: Annotated[bool, typer.Option("--force", help="Even if its migration is not proven.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete a backup. While the migration that it was made for is not validated, it is the only way back."""
+    from agui_pipelines.cli import backup as backups  # noqa: PLC0415
+
+    backups.delete(_migration(file, None)[0], id_, force=force, json=json)
+
+
 def _migration(file: str | None, given: Flags | None) -> tuple[spec.Migration, str | None]:
     """The migration and, if it came from a file, the file's absolute path."""
     if given is not None and given.given:

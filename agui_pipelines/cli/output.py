@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -27,6 +27,10 @@ PHASES: Final = {
     "import": "Import",
     "validate": "Validate",
     "preview": "Preview",
+    "backup": "Backup",
+    "restore": "Restore",
+    "restore_others": "Look for more",
+    "restore_proof": "Prove",
 }
 PLAIN_SECONDS: Final = 5.0
 """How often a plain line is printed for a phase that goes on, when standard error is no terminal."""
@@ -153,3 +157,13 @@ def rows(title: str, values: Mapping[str, object]) -> None:
     for name, value in values.items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
     stdout.print(table, soft_wrap=True)
+
+
+def table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+    """A table with a heading on standard output."""
+    found = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        found.add_column(column, no_wrap=True)
+    for line in lines:
+        found.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in line))
+    stdout.print(found, soft_wrap=True)

@@ -299,7 +299,7 @@ def _remove_others(
     session: Session, backup: Backup, opened: Callable[[], AbstractContextManager[Store]]
 ) -> dict[str, int]:
     removed = dict.fromkeys(map(str, Kind), 0)
-    meter = session.meter("look for what was not there")
+    meter = session.meter("restore_others")
     snapshots = _snapshots(session, backup)
     there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup))
     with there as (comparison, _), opened() as store:
@@ -312,7 +312,7 @@ def _remove_others(
 
 def _require_restored(session: Session, backup: Backup, opened: Callable[[], AbstractContextManager[Store]]) -> int:
     """How many states are gone because their time was over. Raises `BackupError` unless all else is as it was."""
-    meter = session.meter("prove that it is as it was", total=sum(backup.records.values()))
+    meter = session.meter("restore_proof", total=sum(backup.records.values()))
     snapshots = _snapshots(session, backup)
     with compared(session, snapshots, meter, opened=opened, within=_within(session, backup)) as (comparison, _):
         found = {kind: comparison.result(kind) for kind in Kind}

@@ -431,13 +431,13 @@ def test_bad_input_is_told_in_a_sentence_and_nothing_is_written(
         (b"name: a\x00b\n", "not valid YAML"),
     ],
 )
-@pytest.mark.parametrize("verb", ["run", "validate", "status", "ui"])
+@pytest.mark.parametrize("verb", ["run", "validate", "status", "ui", "backup list"])
 def test_an_unreadable_migration_file_is_told_in_a_sentence(command, tmp_path, verb, content, sentence):
     file = tmp_path / "migration.yaml"
     if content is not None:
         file.write_bytes(content)
 
-    said = command(verb, file)
+    said = command(*verb.split(), file)
 
     assert (said.code, said.out) == (2, "")
     assert re.search(sentence, said.error)
