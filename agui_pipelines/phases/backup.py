@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final, Literal
@@ -31,12 +31,13 @@ from agui_pipelines.keyspace import (
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import Within, compared
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
+from agui_pipelines.phases.import_ import portions
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
-from agui_pipelines.ports import Store
+from agui_pipelines.ports import Consistent, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import Digester, Kind, Reject, gathered
-from agui_pipelines.staging import SnapshotReader, SnapshotWriter
+from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter
 from agui_pipelines.staging.flow import Behind, ahead
 from agui_pipelines.staging.workspace import new_id
 
@@ -222,6 +223,8 @@ def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBat
     def one(digester: Digester, key_range: KeyRange) -> None:
         nonlocal size
         with session.workspace.reading(name) as file, _opened(session, of) as store:
+            if view is not None and isinstance(store, Consistent):
+                store.join_view(view)
             span = Span(key_range, pq.ParquetFile(file))
             manifest = _read(session, store, span, backup_id, meter, digester)
         SnapshotReader(session.workspace, manifest.snapshot_id).verify()
@@ -231,7 +234,11 @@ def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBat
             for kind in Kind:
                 records[kind] += manifest.summary(kind).records
 
-    with session.digester(sum(r.keys for r in ranges)) as digester, _opened(session, of) as store:
+    with (
+        session.digester(sum(r.keys for r in ranges)) as digester,
+        _opened(session, of) as store,
+        store.held_view() if isinstance(store, Consistent) else nullcontext() as view,
+    ):
         place = store.describe()
         session.in_parallel(partial(one, digester), [r for r in ranges if r.keys])
     session.conclude(meter, plan_id)
@@ -240,7 +247,7 @@ def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBat
     return _from_entry(session.ledger.record(Entry(PHASE, plan_id, backup_id, outputs=outputs)))
 
 
-def _read(session: Session, store: Store, span: Span, backup_id: str, meter: Meter, digester: Digester) -> Any:
+def _read(session: Session, store: Store, span: Span, backup_id: str, meter: Meter, digester: Digester) -> Manifest:
     """What the store holds under the keys of a span, as a sealed snapshot."""
     keys = span.key_set()
     unreadable: list[Reject] = []
@@ -282,10 +289,10 @@ def _write_back(
     session: Session, opened: Callable[[], AbstractContextManager[Store]], meter: Meter, snapshot: SnapshotReader
 ) -> None:
     with opened() as store:
-        for kind in Kind:
-            for batch in snapshot.batches(kind):
+        for segment in snapshot.manifest.segments:
+            for batch in portions(session, snapshot, segment):
                 session.require_going()
-                store.write(kind, batch)
+                store.write(Kind(segment.kind), batch)
                 meter.add(batch.num_rows, batch.nbytes)
         store.flush()
 

@@ -144,7 +144,7 @@ def _import_segment(
         meter.add(segment.records, segment.document_bytes)
         return Written(**done.outputs)
     written = Written()
-    for batch in _batches(session, snapshot, segment):
+    for batch in portions(session, snapshot, segment):
         session.require_going()
         written += target.write(Kind(segment.kind), batch)
         meter.add(batch.num_rows, batch.nbytes)
@@ -154,7 +154,8 @@ def _import_segment(
     return written
 
 
-def _batches(session: Session, snapshot: SnapshotReader, segment: Segment) -> Iterator[pa.RecordBatch]:
+def portions(session: Session, snapshot: SnapshotReader, segment: Segment) -> Iterator[pa.RecordBatch]:
+    """The records of a segment in batches as a store takes them."""
     size = session.migration.batch_size
     for batch in snapshot.segment_batches(segment):
         for start in range(0, batch.num_rows, size):
