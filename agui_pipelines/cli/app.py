@@ -158,7 +158,7 @@ backup_app = typer.Typer(
 )
 app.add_typer(backup_app)
 
-BackupId = Annotated[str, typer.Option("--id", help="Which backup.  [default: the newest]", show_default=False)]
+BackupId = Annotated[str | None, typer.Option("--id", help="Which backup.  [default: the newest]", show_default=False)]
 
 
 @backup_app.command("create")
@@ -183,7 +183,7 @@ def backup_list(file: MigrationFile = None, *, json: Json = False) -> None:
 
 
 @backup_app.command("verify")
-def backup_verify(file: MigrationFile = None, *, id_: BackupId = "", json: Json = False) -> None:
+def backup_verify(file: MigrationFile = None, *, id_: BackupId = None, json: Json = False) -> None:
     """Read a backup from one end to the other and compare its checksums."""
     from agui_pipelines.cli import backup as backups  # noqa: PLC0415
 
@@ -194,7 +194,7 @@ def backup_verify(file: MigrationFile = None, *, id_: BackupId = "", json: Json 
 def backup_restore(
     file: MigrationFile = None,
     *,
-    id_: BackupId = "",
+    id_: BackupId = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:

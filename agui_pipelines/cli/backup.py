@@ -37,7 +37,7 @@ def listed(migration: spec.Migration, *, json: bool) -> None:
         output.table(("Backup", "Of", "Holds", "Records", "Bytes", "Made"), rows)
 
 
-def verify(migration: spec.Migration, backup_id: str, *, json: bool) -> None:
+def verify(migration: spec.Migration, backup_id: str | None, *, json: bool) -> None:
     """Read a backup from one end to the other."""
     session = Session.open(migration)
     found = backup.find(session, backup_id)
@@ -48,7 +48,7 @@ def verify(migration: spec.Migration, backup_id: str, *, json: bool) -> None:
         output.note(f"The backup {found.backup_id} is intact: {sum(found.records.values()):,} records.")
 
 
-def restore(migration: spec.Migration, backup_id: str, *, yes: bool, json: bool) -> None:
+def restore(migration: spec.Migration, backup_id: str | None, *, yes: bool, json: bool) -> None:
     """Put a backup back, once the user has agreed."""
     session = Session.open(migration)
     found = backup.find(session, backup_id)
@@ -64,7 +64,7 @@ def restore(migration: spec.Migration, backup_id: str, *, yes: bool, json: bool)
     output.rows(f"Restored {found.place}, and proven", {**values, "states expired meanwhile": report.expired})
 
 
-def delete(migration: spec.Migration, backup_id: str, *, force: bool, json: bool) -> None:
+def delete(migration: spec.Migration, backup_id: str | None, *, force: bool, json: bool) -> None:
     """Delete a backup that is named."""
     session = Session.open(migration)
     found = backup.find(session, backup_id)

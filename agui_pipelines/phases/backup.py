@@ -123,15 +123,15 @@ def backups(session: Session) -> list[Backup]:
     return [_from_entry(e) for e in session.ledger.entries(phase=PHASE) if e.unit not in deleted]
 
 
-def find(session: Session, backup_id: str = "") -> Backup:
+def find(session: Session, backup_id: str | None = None) -> Backup:
     """The backup of this id, or the newest. Raises `RefusedError` if there is none."""
     existing = backups(session)
-    found = [backup for backup in existing if not backup_id or backup.backup_id == backup_id]
+    found = [backup for backup in existing if backup_id in (None, backup.backup_id)]
     if found:
         return found[-1]
     known = named([backup.backup_id for backup in existing]) if existing else "none"
     raise RefusedError(
-        f"There is no backup{f' {backup_id}' if backup_id else ''} of the migration '{session.migration.name}'.",
+        f"There is no backup{'' if backup_id is None else f' {backup_id!r}'} of the migration '{session.migration.name}'.",
         why=f"Backups that exist: {known}.",
         remedy="Name one of them, or make one: agui-migrate backup create.",
     )
@@ -226,7 +226,9 @@ def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBat
             if view is not None and isinstance(store, Consistent):
                 store.join_view(view)
             span = Span(key_range, pq.ParquetFile(file))
-            manifest = _read(session, store, span, backup_id, meter, digester)
+            # All keys between the bounds are wanted of a whole store, so they need not be held to tell others from them.
+            keys = span.key_set() if covers else None
+            manifest = _read(session, store, span, keys, backup_id, meter, digester)
         SnapshotReader(session.workspace, manifest.snapshot_id).verify()
         with lock:
             made[key_range.name] = manifest.snapshot_id
@@ -247,13 +249,20 @@ def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBat
     return _from_entry(session.ledger.record(Entry(PHASE, plan_id, backup_id, outputs=outputs)))
 
 
-def _read(session: Session, store: Store, span: Span, backup_id: str, meter: Meter, digester: Digester) -> Manifest:
-    """What the store holds under the keys of a span, as a sealed snapshot."""
-    keys = span.key_set()
+def _read(
+    session: Session,
+    store: Store,
+    span: Span,
+    keys: frozenset[bytes] | None,
+    backup_id: str,
+    meter: Meter,
+    digester: Digester,
+) -> Manifest:
+    """What the store holds under the keys of a span (only under `keys`, if given), as a sealed snapshot."""
     unreadable: list[Reject] = []
 
     def reject(found: Reject) -> None:
-        if _owner(found, keys):
+        if keys is None or _owner(found, keys):
             unreadable.append(found)
 
     with SnapshotWriter(session.workspace, stage="backup", plan_id=backup_id, range_=span.range.name) as writer:
@@ -261,7 +270,8 @@ def _read(session: Session, store: Store, span: Span, backup_id: str, meter: Met
             with Behind(partial(writer.write, kind)) as sink:
                 for batch in ahead(gathered(store.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
                     session.require_going()
-                    for usable in digested_or_rejected(kind, held_by(keys, batch), reject, digester=digester):
+                    wanted = batch if keys is None else held_by(keys, batch)
+                    for usable in digested_or_rejected(kind, wanted, reject, digester=digester):
                         sink.put(usable)
                     meter.add(batch.num_rows, batch.nbytes)
         if unreadable:

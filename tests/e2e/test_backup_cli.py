@@ -76,13 +76,23 @@ def test_nothing_is_restored_that_nobody_agreed_to(command, file, store):
 
 
 @pytest.mark.parametrize("verb", ["verify", "restore", "delete"])
+def test_an_empty_id_is_not_the_newest_backup(command, file, verb):
+    command("backup", "create", file)
+
+    said = command("backup", verb, file, "--id", "", *(["--yes"] if verb == "restore" else []))
+
+    assert said.code == 3
+    assert len(command("backup", "list", file, "--json").json["backups"]) == 1
+
+
+@pytest.mark.parametrize("verb", ["verify", "restore", "delete"])
 def test_a_backup_that_is_not_there_is_told(command, file, verb):
     more = ["--yes"] if verb == "restore" else []
 
     said = command("backup", verb, file, "--id", "backup-x", *more)
 
     assert said.code == 3
-    assert "There is no backup backup-x" in said.error
+    assert "There is no backup 'backup-x'" in said.error
 
 
 def test_an_end_that_no_migration_has_is_told(command, file):
