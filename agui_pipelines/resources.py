@@ -48,7 +48,7 @@ class MigrationRun:
         """Open the migration for one phase; what goes wrong on purpose becomes a `Failure`."""
         with reported():
             observer = _Observer(context, self.listener)
-            yield Session.open(self.migration, observer.hear, observer.emit)
+            yield Session.open(self.migration, observer.hear, observer.emit, context.run_id)
 
     @contextmanager
     def planned(self, context: Context) -> Iterator[tuple[Session, Plan]]:

@@ -12,12 +12,11 @@ from agui_pipelines.errors import StagingError, ValidationFailedError, named
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import rejects
 from agui_pipelines.phases.comparison import KindComparison, compared
-from agui_pipelines.phases.import_ import PHASE as IMPORT
+from agui_pipelines.phases.import_ import imported
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged_ranges
 from agui_pipelines.records import Kind
-from agui_pipelines.staging import SnapshotReader
 
 PHASE: Final = "validate"
 
@@ -102,9 +101,7 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
     """
     snapshots = staged_ranges(session, plan)
     pending = [
-        r.name
-        for r in plan.ranges
-        if r.name not in snapshots or not _imported(session, plan, r.name, snapshots[r.name])
+        r.name for r in plan.ranges if r.name not in snapshots or imported(session, plan, snapshots[r.name]) is None
     ]
     if pending:
         raise StagingError(
@@ -137,11 +134,6 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
     session.workspace.write(name, orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2))
     session.ledger.record(Entry(PHASE, plan.plan_id, outputs={"passed": report.passed, "public": report.to_dict()}))
     return report
-
-
-def _imported(session: Session, plan: Plan, range_: str, snapshot: SnapshotReader) -> bool:
-    basis = snapshot.manifest.snapshot_id
-    return session.ledger.last(IMPORT, plan_id=plan.plan_id, unit=range_, basis=basis) is not None
 
 
 def require_passed(report: ValidationReport) -> None:
