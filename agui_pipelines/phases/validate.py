@@ -13,6 +13,7 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import rejects
 from agui_pipelines.phases.comparison import KindComparison, compared
 from agui_pipelines.phases.import_ import imported
+from agui_pipelines.phases.leftovers import remove_leftovers
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged_ranges
@@ -133,6 +134,7 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
     name = f"reports/{plan.plan_id}-validation.json"
     session.workspace.write(name, orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2))
     session.ledger.record(Entry(PHASE, plan.plan_id, outputs={"passed": report.passed, "public": report.to_dict()}))
+    remove_leftovers(session)
     return report
 
 
