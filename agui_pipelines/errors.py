@@ -11,6 +11,7 @@
     ├── StoreError                 a store answered, but cannot do what was asked                (exit 1)
     │   ├── StoreBusyError         lock or statement timeout, deadlock: transient, worth a retry
     │   │   └── SlotMovedError     a node of a Redis Cluster no longer owns the key
+    │   ├── LockLostError          the target's lock is no longer ours: nothing more may be written
     │   └── UnstorableRecordError  the store cannot hold this record, ever
     ├── SourceError                a foreign source cannot be read to its end                    (exit 1)
     ├── StagingError               a snapshot, manifest or ledger is missing or damaged          (exit 1)
@@ -19,6 +20,7 @@
     │   ├── RejectLimitError       more records were rejected than the migration allows
     │   ├── CollisionError         two source records want the same target id
     │   ├── LossError              the target has no place for something that carries meaning
+    │   ├── LockedError            another migration is writing to the target
     │   └── SamePlaceError         source and target are one place: a wrong configuration        (exit 2)
     ├── BackupError                what a store holds cannot be backed up, or was not restored   (exit 1)
     ├── HookError                  a command of the operator's failed                            (exit 1)
@@ -94,6 +96,10 @@ class SlotMovedError(StoreBusyError):
     """A node of a Redis Cluster no longer owns a key, or is about to give it away: ask another one."""
 
 
+class LockLostError(StoreError):
+    """The target's lock expired or was taken over: nothing of ours may be written to it any more."""
+
+
 class UnstorableRecordError(StoreError):
     """The store cannot hold this record, whatever is tried."""
 
@@ -122,6 +128,10 @@ class RejectLimitError(RefusedError):
 
 class LossError(RefusedError):
     """The target has no place for something that carries meaning, and the migration file does not accept its loss."""
+
+
+class LockedError(RefusedError):
+    """Another migration is writing to the target."""
 
 
 class CollisionError(RefusedError):

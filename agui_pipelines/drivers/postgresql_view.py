@@ -22,11 +22,11 @@ from agui_pipelines.errors import InterruptedConnectionError
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _JOIN: Final = sql.SQL("SET TRANSACTION SNAPSHOT {}")
-_WITHOUT_TIME_LIMIT: Final = (
+WITHOUT_TIME_LIMIT: Final = (
     "SELECT set_config(name, '0', true) FROM pg_settings "
     "WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
 )
-"""A view is idle for as long as others read; the second setting exists from PostgreSQL 17 on."""
+"""For a transaction that is idle for as long as others work; the second setting exists from PostgreSQL 17 on."""
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _begin(connection: Connection, connections: Connections, view: str | None = 
         _join(connection, connections, view)
     # Again, as a pooler may have given this transaction another server connection than the one that was set up.
     configure(connection, connections.settings, local=True)
-    connection.execute(_WITHOUT_TIME_LIMIT)
+    connection.execute(WITHOUT_TIME_LIMIT)
 
 
 def _join(connection: Connection, connections: Connections, view: str) -> None:
