@@ -7,8 +7,8 @@ own, which also listens to the progress.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,6 +21,9 @@ from agui_pipelines.phases.session import Session
 from agui_pipelines.progress import Listener, Progress, silent
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
+
+MIGRATE: Final = "migrate"
+"""The job that runs the whole migration."""
 
 OBSERVE_SECONDS: Final = 5.0
 """Each observation costs the event log about 10 ms, so there is one every few seconds and never one a batch."""
@@ -68,6 +71,19 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
     def create_resource(self, context: dg.InitResourceContext) -> MigrationRun:  # noqa: ARG002 - the factory's signature
         with reported():
             return MigrationRun(spec.load(self.migration_file or None), dry_run=self.dry_run, fresh=self.fresh)
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[MigrationRun, None, None]:
+        """A run of the whole migration writes alone from its first step on, so that a second one is refused at once.
+
+        All its steps run in one process, in which Dagster makes the resource once.
+        """
+        run = self.create_resource(context)
+        with ExitStack() as stack:
+            if context.run is not None and context.run.job_name == MIGRATE and not self.dry_run:
+                with reported():
+                    stack.enter_context(Session.open(run.migration).exclusive())
+            yield run
 
 
 @contextmanager

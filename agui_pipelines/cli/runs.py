@@ -10,7 +10,7 @@ import platform
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,7 +50,7 @@ def execute(
         from agui_pipelines.definitions import defs
         from agui_pipelines.phases.expect import recorded_refusal
         from agui_pipelines.phases.session import Session
-        from agui_pipelines.resources import MigrationRun
+        from agui_pipelines.resources import MIGRATE, MigrationRun
         from assets.partitions import KEY_RANGES
 
         names = KEY_RANGES.get_partition_keys()
@@ -60,7 +60,12 @@ def execute(
             "dagster/asset_partition_range_end": names[-1],
             **_owner(migration.name),
         }
-        with open_instance(dagster_home(migration.workspace_url)) as instance, _terminated_as_interrupted():
+        with (
+            open_instance(dagster_home(migration.workspace_url)) as instance,
+            _terminated_as_interrupted(),
+            # Before the first step, so that a second migration does not read for an hour before it is refused.
+            Session.open(migration).exclusive() if job == MIGRATE else nullcontext(),
+        ):
             _conclude_dead_runs(instance, migration.name)
             try:
                 defs.resolve_job_def(job).execute_in_process(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +35,7 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import Within, compared
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
 from agui_pipelines.phases.plan import Plan
-from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.session import End, Session
 from agui_pipelines.ports import BATCH_BYTES, Consistent, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import Digester, Kind, Reject, gathered
@@ -52,8 +52,6 @@ _SOURCE_RESTORED: Final = "restore_source"
 _DELETED: Final = "backup_deleted"
 _HELD_KEYS: Final = 50_000
 """Keys of a range that are held in memory to tell which of the records between its bounds are wanted, about."""
-
-End = Literal["source", "target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +182,15 @@ def restore(session: Session, backup: Backup) -> RestoreReport:
     """Put back what a backup holds, and remove under its ids what was not there.
 
     Everything is verified first and compared afterwards. To restore again does no harm. Raises `StagingError` for a damaged
-    backup and `RefusedError` for one of another store, before anything is written; `BackupError` if the store is not as it
-    was afterwards.
+    backup and `RefusedError` for one of another store, or while another migration writes there, before anything is written;
+    `BackupError` if the store is not as it was afterwards.
     """
     verify(session, backup)
+    with session.exclusive(backup.of):
+        return _restore(session, backup)
+
+
+def _restore(session: Session, backup: Backup) -> RestoreReport:
     opened = partial(_opened, session, backup.of)
     with opened() as store:
         _require_same_place(backup, store)

@@ -71,8 +71,13 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     """Import the named key ranges, which must have been staged.
 
     What the target holds under their ids is backed up first, unless `backup.before_import` is false. Raises
-    `RejectLimitError`, `LossError`, `CollisionError` or `BackupError` before anything is written.
+    `RejectLimitError`, `LossError`, `CollisionError`, `LockedError` or `BackupError` before anything is written.
     """
+    with session.exclusive():
+        return _import(session, plan, ranges)
+
+
+def _import(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport:
     back_up(session, plan, ranges)
     snapshots = {name: _require_staged(session, plan, name) for name in ranges}
     session.ledger.record(Entry(BEGUN, plan.plan_id, outputs={"run_id": session.run_id, "ranges": list(ranges)}))
