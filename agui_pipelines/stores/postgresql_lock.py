@@ -150,6 +150,10 @@ class PostgresLease:
             self.hold()
 
     def release(self) -> None:
+        if self._holder is not None:
+            with suppress(psycopg.Error):  # it is gone, and its locks with it
+                self._holder.execute("ROLLBACK")
+            self._holder = None
         self._held.close()
         if not self.by_row:
             return
@@ -176,15 +180,15 @@ class PostgresLease:
         return self._holder is not None
 
     def _remove_row(self, connection: Connection) -> None:
-        """And the table, if it is ours to drop."""
+        """And the table, if it is ours to drop and nobody is using it."""
         table = self.place.table
-        # The whole table at once: who waits for a row of it must not keep it from being dropped.
-        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
         connection.execute(sql.SQL("DELETE FROM {} WHERE token = %s").format(table), (self.owner.token,))
         owned = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
         left = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table)
         if value(connection, owned, (table.as_string(connection),)) and not value(connection, left):
-            connection.execute(sql.SQL("DROP TABLE {}").format(table))
+            with suppress(errors.LockNotAvailable), connection.transaction():
+                connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(table))
+                connection.execute(sql.SQL("DROP TABLE {}").format(table))
 
     def _renew_row(self) -> bool:
         query = sql.SQL(
