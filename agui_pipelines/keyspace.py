@@ -8,6 +8,7 @@ of rows of the catalogue; ranges are the Dagster partitions ``00``, ``01``, … 
 from __future__ import annotations
 
 import base64
+import io
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -211,3 +212,15 @@ class Span:
                 first = max(0, start - row)
                 yield from table.slice(first, min(rows, end - row) - first).to_batches()
             row += rows
+
+
+def single_spans(keys: Iterable[bytes]) -> list[Span]:
+    """A span for each of a few keys, so that nothing which lies between them is read.
+
+    No id that a store holds lies between a key and the same followed by U+0001: U+0000 is in none.
+    """
+    ordered = sorted(set(keys))
+    file = io.BytesIO()
+    pq.write_table(pa.table([pa.array(ordered, pa.binary()), pa.repeat(1, len(ordered))], schema=CATALOGUE), file)
+    catalogue = pq.ParquetFile(file)
+    return [Span(KeyRange(str(row), key, key + b"\x01", row, 1, 1), catalogue) for row, key in enumerate(ordered)]

@@ -32,8 +32,9 @@ from agui_pipelines.keyspace import (
     write_catalogue,
 )
 from agui_pipelines.ledger import Entry
-from agui_pipelines.phases.comparison import Within, compared
+from agui_pipelines.phases.comparison import compared
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
+from agui_pipelines.phases.observation import Within
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import BATCH_BYTES, Consistent, Store

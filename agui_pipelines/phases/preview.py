@@ -8,7 +8,8 @@ from typing import Any, Final
 from agui_pipelines import losses
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import require_importable
-from agui_pipelines.phases.comparison import Names, compared
+from agui_pipelines.phases.comparison import compared
+from agui_pipelines.phases.observation import Names
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged_ranges

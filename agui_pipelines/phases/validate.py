@@ -1,8 +1,13 @@
-"""Validate: prove that the target holds, by exact digest, everything that was staged, and name what it does not."""
+"""Validate: prove that the target holds, by exact digest, everything that was staged, and name what it does not.
+
+`comparison` joins both sides, `recheck` looks again at what does not match, `differences` says in what; `integrity` and
+`replay` look at histories. A sample (`sample`) is compared in the same way and recorded apart: it proves nothing.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -10,20 +15,29 @@ import orjson
 from agui_pipelines import losses
 from agui_pipelines.errors import StagingError, ValidationFailedError, named
 from agui_pipelines.ledger import Entry
+from agui_pipelines.phases import integrity as links
 from agui_pipelines.phases.admission import rejects
 from agui_pipelines.phases.comparison import KindComparison, compared
+from agui_pipelines.phases.differences import Differences, differences
 from agui_pipelines.phases.import_ import imported
+from agui_pipelines.phases.integrity import Integrity
 from agui_pipelines.phases.plan import Plan
+from agui_pipelines.phases.recheck import Recheck, SourceChanges, changed_at_source, look_again
+from agui_pipelines.phases.replay import Replay, replay
+from agui_pipelines.phases.sample import Sample, choose
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged_ranges
 from agui_pipelines.records import Kind
+from agui_pipelines.staging import SnapshotReader
 
 PHASE: Final = "validate"
+SAMPLE_PHASE: Final = "validate_sample"
+"""Under which a sampled validation is recorded: whoever asks for a validation of the plan does not find it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationReport:
-    """The outcome of one full comparison."""
+    """The outcome of one comparison, full unless it has a `sample`."""
 
     plan_id: str
     snapshot_ids: tuple[str, ...]
@@ -39,15 +53,36 @@ class ValidationReport:
     seconds: float
     rate: float
     bytes: int = 0
+    expiry_compared: bool = False
+    """Whether the target has a place for expiries."""
+    expiry_accepted: bool = False
+    """Whether the migration file accepts that they are lost."""
+    integrity: Integrity = field(default_factory=Integrity)
+    replay: Replay | None = None
+    """None for a sample."""
+    recheck: Recheck = field(default_factory=Recheck)
+    source_changes: SourceChanges = field(default_factory=SourceChanges)
+    differences: Differences = field(default_factory=dict)
+    sample: Sample | None = None
 
     @property
     def passed(self) -> bool:
-        """Nothing is missing or corrupted. Records of the target's own (extra), or unreadable ones, are another's."""
-        return all(k.missing.count == 0 and k.corrupted.count == 0 for k in self.kinds.values())
+        """Nothing is missing or corrupted, no expiry is another, and no link broken that was whole.
+
+        Records of the target's own (extra), or unreadable ones, are another's; so are deviations that the source has too.
+        """
+        complete = all(k.missing.count == 0 and k.corrupted.count == 0 for k in self.kinds.values())
+        timely = self.expiry_accepted or self.kinds[Kind.STATE].untimely.count == 0
+        return complete and timely and self.integrity.holds
+
+    @property
+    def proven(self) -> bool:
+        """Whether the migration is proven: a sample that passes proves nothing."""
+        return self.passed and self.sample is None
 
     @property
     def figures(self) -> dict[str, int]:
-        """The numbers of the states alone, under the names that charts know."""
+        """The numbers of the states alone, and of what histories deviate in, under the names that charts know."""
         states = self.kinds[Kind.STATE]
         return {
             "total_states": states.total,
@@ -56,16 +91,44 @@ class ValidationReport:
             "missing_states": states.missing.count,
             "corrupted_states": states.corrupted.count,
             "extra_states": states.extra.count,
+            "expiry_states": states.untimely.count,
+            "deviating_versions": self.replay.deviating.count if self.replay else 0,
             "errors": self.error_count,
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The report's public form: numbers, and lists of ids cut to 1,000 with their full length beside them."""
+        """The report's public form: numbers, JSON pointers, and lists of ids cut to 1,000 with their full length beside them.
+
+        It tells nothing of what documents hold.
+        """
+        return self._as_dict(
+            {
+                kind: {
+                    finding: [{"id": d.id, "paths": list(d.paths)} for d in some] for finding, some in findings.items()
+                }
+                for kind, findings in self.differences.items()
+            }
+        )
+
+    def to_json(self) -> str:
+        """The report as it lies in the workspace: also with what differs, values and all."""
+        described = {
+            kind: {finding: [d.described for d in some] for finding, some in findings.items()}
+            for kind, findings in self.differences.items()
+        }
+        return orjson.dumps(self._as_dict(described), option=orjson.OPT_INDENT_2).decode()
+
+    def _as_dict(self, described: dict[str, Any]) -> dict[str, Any]:
         states = self.kinds[Kind.STATE]
         return {
             "passed": self.passed,
+            "proven": self.proven,
+            "sample": self.sample.to_dict() if self.sample else None,
             "plan_id": self.plan_id,
             **_public(states),
+            "expiry_compared": self.expiry_compared,
+            "expiry_states": list(states.untimely.ids),
+            "expiry_states_count": states.untimely.count,
             "errors": list(self.errors),
             "errors_count": self.error_count,
             "versions": _public(self.kinds[Kind.VERSION], "versions"),
@@ -74,6 +137,15 @@ class ValidationReport:
             "vanished_keys": self.vanished,
             "losses": self.losses,
             "loss_ledger": self.loss_ledger,
+            "integrity": self.integrity.to_dict(),
+            "replay": self.replay.to_dict() if self.replay else None,
+            "rechecked_records": self.recheck.records,
+            "settled_records": self.recheck.settled,
+            "changed_at_source": list(self.source_changes.ids.ids),
+            "changed_at_source_count": self.source_changes.ids.count,
+            "changed_at_source_checked": self.source_changes.checked,
+            "changed_at_source_unknown": self.source_changes.unknown,
+            "differences": described,
             "snapshot_ids": list(self.snapshot_ids),
             "seconds": round(self.seconds, 3),
             "records_per_second": round(self.rate),
@@ -93,12 +165,56 @@ def _public(kind: KindComparison, noun: str = "states") -> dict[str, Any]:
     return public
 
 
-def validate(session: Session, plan: Plan) -> ValidationReport:
+def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None = None) -> ValidationReport:
     """Compare everything that was staged under the plan with the whole target, record the outcome and close the plan.
 
-    Raises `StagingError` while some range has not been imported. A failed comparison is returned, not raised: call
+    With `sample`, compare only so many ids, chosen at random by `seed`, which leaves the plan as open as it was. Raises
+    `StagingError` while some range has not been imported. A failed comparison is returned, not raised: call
     `require_passed` on it.
     """
+    staged = _require_imported(session, plan)
+    manifests = [snapshot.manifest for snapshot in staged]
+    chosen = choose(staged, sample, seed) if sample else None
+    compares_expiry = plan.route.get("expiry") == "kept"
+    meter = session.meter(
+        SAMPLE_PHASE if chosen else PHASE, total=None if chosen else sum(m.records for m in manifests)
+    )
+    ids = chosen.ids if chosen else None
+    with compared(session, staged, meter, ids=ids, expiry=compares_expiry) as (comparison, unreadable):
+        recheck = look_again(session, comparison)
+        kinds = {str(kind): comparison.result(kind) for kind in Kind}
+        integrity = links.examine(session, comparison, staged, unpaired=unreadable.unpaired)
+        found = differences(session, comparison, staged)
+        changes = changed_at_source(session, plan, comparison, staged)
+    progress = session.conclude(meter, plan.plan_id)
+    fates = losses.together(m.fates for m in manifests)
+    report = ValidationReport(
+        plan_id=plan.plan_id,
+        snapshot_ids=tuple(m.snapshot_id for m in manifests),
+        kinds=kinds,
+        errors=unreadable.ids,
+        error_count=unreadable.count,
+        rejected=sum(1 for _ in rejects(session, staged)),
+        vanished=sum(m.vanished for m in manifests),
+        losses=losses.lost(fates),
+        loss_ledger=losses.table(fates, session.migration.accept_losses),
+        seconds=progress.seconds,
+        rate=progress.rate,
+        bytes=progress.bytes,
+        expiry_compared=compares_expiry,
+        expiry_accepted="expiry" in session.migration.accept_losses,
+        integrity=integrity,
+        replay=None if chosen else replay(session, plan.plan_id, staged),
+        recheck=recheck,
+        source_changes=changes,
+        differences=found,
+        sample=chosen,
+    )
+    _record(session, report)
+    return report
+
+
+def _require_imported(session: Session, plan: Plan) -> Sequence[SnapshotReader]:
     snapshots = staged_ranges(session, plan)
     pending = [
         r.name for r in plan.ranges if r.name not in snapshots or imported(session, plan, snapshots[r.name]) is None
@@ -110,30 +226,19 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
             remedy="Import them, then validate.",
             pending=pending,
         )
-    manifests = [snapshot.manifest for snapshot in snapshots.values()]
-    meter = session.meter(PHASE, total=sum(m.records for m in manifests))
-    with compared(session, list(snapshots.values()), meter) as (comparison, unreadable):
-        kinds = {str(kind): comparison.result(kind) for kind in Kind}
-    progress = session.conclude(meter, plan.plan_id)
-    fates = losses.together(m.fates for m in manifests)
-    report = ValidationReport(
-        plan_id=plan.plan_id,
-        snapshot_ids=tuple(m.snapshot_id for m in manifests),
-        kinds=kinds,
-        errors=unreadable.ids,
-        error_count=unreadable.count,
-        rejected=sum(1 for _ in rejects(session, snapshots.values())),
-        vanished=sum(m.vanished for m in manifests),
-        losses=losses.lost(fates),
-        loss_ledger=losses.table(fates, session.migration.accept_losses),
-        seconds=progress.seconds,
-        rate=progress.rate,
-        bytes=progress.bytes,
-    )
-    name = f"reports/{plan.plan_id}-validation.json"
-    session.workspace.write(name, orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2))
-    session.ledger.record(Entry(PHASE, plan.plan_id, outputs={"passed": report.passed, "public": report.to_dict()}))
-    return report
+    return list(snapshots.values())
+
+
+def report_name(plan_id: str, *, sampled: bool) -> str:
+    """Where in the workspace the report of a validation lies."""
+    return f"reports/{plan_id}-{'sample' if sampled else 'validation'}.json"
+
+
+def _record(session: Session, report: ValidationReport) -> None:
+    sampled = report.sample is not None
+    session.workspace.write(report_name(report.plan_id, sampled=sampled), report.to_json().encode())
+    outputs = {"passed": report.passed, "public": report.to_dict()}
+    session.ledger.record(Entry(SAMPLE_PHASE if sampled else PHASE, report.plan_id, outputs=outputs))
 
 
 def require_passed(report: ValidationReport) -> None:
@@ -146,10 +251,34 @@ def require_passed(report: ValidationReport) -> None:
         for word, found in (("missing", comparison.missing), ("corrupted", comparison.corrupted))
         if found.count
     ]
+    untimely = report.kinds[Kind.STATE].untimely
+    if untimely.count:
+        findings.append(f"{untimely.count:,} states with another expiry ({named(untimely.ids)})")
+    findings += [
+        f"{found.count:,} {finding.replace('_', ' ')} ({named(found.ids)})"
+        for finding, found in report.integrity.target.items()
+        if found.count and finding != links.ORPHANS
+    ]
     raise ValidationFailedError(
         f"The target is not what was exported: {'; '.join(findings)}.",
-        why="The migration is not proven.",
+        why=" ".join(filter(None, ("The migration is not proven.", _example(report), _changed(report)))),
         remedy="See the report in the workspace, then run the migration again: it writes what differs.",
         report=report.to_dict(),
         figures=report.figures,
+    )
+
+
+def _example(report: ValidationReport) -> str:
+    """Where the first records differ, by JSON pointers."""
+    different = [d for findings in report.differences.values() for d in findings.get("corrupted", ()) if d.paths]
+    told = [f"{d.id!r} at {', '.join(d.paths[:3])}" for d in different[:3]]
+    return f"It differs, for example, in {'; '.join(told)}." if told else ""
+
+
+def _changed(report: ValidationReport) -> str:
+    changes = report.source_changes
+    if not changes.ids.count:
+        return ""
+    return (
+        f"Of {changes.checked:,} mismatching states, {changes.ids.count:,} have changed at the source since the export."
     )
