@@ -33,6 +33,9 @@ class MigrationRun:
     migration: spec.Migration
     dry_run: bool = False
     fresh: bool = False
+    sample: int = 0
+    """Ids that a validation compares, chosen at random by `seed`; all unless given."""
+    seed: int | None = None
     listener: Listener = silent
 
     def cut_into(self, ranges: int) -> MigrationRun:
@@ -64,10 +67,13 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
     fresh: bool = False
     """Start over instead of resuming what an interrupted run has left."""
     dry_run: bool = False
+    sample: int = 0
+    """Let a validation compare only so many ids, chosen at random, which is not a proof."""
 
     def create_resource(self, context: dg.InitResourceContext) -> MigrationRun:  # noqa: ARG002 - the factory's signature
         with reported():
-            return MigrationRun(spec.load(self.migration_file or None), dry_run=self.dry_run, fresh=self.fresh)
+            migration = spec.load(self.migration_file or None)
+            return MigrationRun(migration, dry_run=self.dry_run, fresh=self.fresh, sample=self.sample)
 
 
 @contextmanager

@@ -74,6 +74,8 @@ def of_validation(report: ValidationReport) -> Metadata:
     values = report.to_dict()
     return {
         "passed": report.passed,
+        "proven": report.proven,
+        "sample": values["sample"]["ids"] if values["sample"] else "none: everything was compared",
         "plan_id": report.plan_id,
         **report.figures,
         "seconds": values["seconds"],

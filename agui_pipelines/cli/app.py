@@ -107,12 +107,25 @@ def run(
 
 
 @app.command()
-def validate(file: MigrationFile = None, *, json: Json = False) -> None:
+def validate(
+    file: MigrationFile = None,
+    *,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Compare only N ids, chosen at random, with their histories. That is not a proof."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Choose the ids of an earlier sample again.")] = None,
+    json: Json = False,
+) -> None:
     """Read the target back in full and compare it, by exact digest, with what was last staged."""
+    if seed is not None and sample is None:
+        raise UsageError("--seed is for a sample: give --sample as well.")
     from agui_pipelines.cli.migrate import revalidate  # noqa: PLC0415
 
     migration, path = _migration(file, None)
-    revalidate(migration, path, json=json)
+    revalidate(migration, path, sample=sample or 0, seed=seed, json=json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from agui_pipelines import spec
@@ -12,6 +13,7 @@ from agui_pipelines.errors import MigrationError, RefusedError, named
 from agui_pipelines.ledger import Entry
 from agui_pipelines.losses import FORM, MEANING
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.validate import SAMPLE_PHASE, report_name
 
 
 def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh: bool, json: bool) -> None:
@@ -31,23 +33,26 @@ def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh
         print_result(migration, session, values)
 
 
-def revalidate(migration: spec.Migration, path: str | None, *, json: bool) -> None:
-    """Run the job ``validate`` and print the result."""
-    run_id = _run("validate", migration, path)
+def revalidate(
+    migration: spec.Migration, path: str | None, *, sample: int = 0, seed: int | None = None, json: bool
+) -> None:
+    """Run the job ``validate``, over a random sample if one is asked for, and print the result."""
+    run_id = _run("validate", migration, path, sample=sample, seed=seed)
     session = Session.open(migration)
-    values = {"migration": migration.name, "run_id": run_id, **_report(session, "validate")}
+    report = _report(session, SAMPLE_PHASE if sample else "validate")
+    values = {"migration": migration.name, "run_id": run_id, **report}
     if json:
         output.print_json(values)
     else:
         print_result(migration, session, values)
 
 
-def _run(job: str, migration: spec.Migration, path: str | None, *, dry_run: bool = False, fresh: bool = False) -> str:
-    """Run a job and return its run id; an error carries the migration's name."""
+def _run(job: str, migration: spec.Migration, path: str | None, **options: Any) -> str:
+    """Run a job, with the options of `runs.execute`, and return its run id; an error carries the migration's name."""
     try:
         with output.progress() as listener:
             debug = bool(os.environ.get("AGUI_DEBUG"))
-            return execute(job, migration, listener, file=path, dry_run=dry_run, fresh=fresh, debug=debug).run_id
+            return execute(job, migration, listener, file=path, debug=debug, **options).run_id
     except MigrationError as error:
         error.data["migration"] = migration.name
         raise
@@ -71,7 +76,7 @@ def print_result(migration: spec.Migration, session: Session, values: dict[str, 
     """A validated migration, for people: what was moved, what was not, and where to look next."""
     found = {
         "States": values["total_states"],
-        "Migrated and proven equal": values["migrated_states"],
+        "Equal" if values["sample"] else "Migrated and proven equal": values["migrated_states"],
         "  of these normalised": values["normalised_states"],
         "Missing": values["missing_states_count"],
         "Corrupted": values["corrupted_states_count"],
@@ -81,23 +86,43 @@ def print_result(migration: spec.Migration, session: Session, values: dict[str, 
         "Gone while exporting": values["vanished_keys"],
     }
     for noun in ("versions", "snapshots"):
-        if values[noun][f"total_{noun}"]:
-            found[noun.capitalize()] = (
-                f"{values[noun][f'migrated_{noun}']:,} of {values[noun][f'total_{noun}']:,} proven equal"
-            )
-    output.rows(f"Migration {migration.name}", found)
+        if total := values[noun][f"total_{noun}"]:
+            equal = "equal" if values["sample"] else "proven equal"
+            found[noun.capitalize()] = f"{values[noun][f'migrated_{noun}']:,} of {total:,} {equal}"
+    output.rows(f"Migration {migration.name}{_sampled(values['sample'])}", found)
     _print_losses(values["loss_ledger"])
-    if values["errors_count"]:
-        output.say(
-            f"  Note: the target holds {values['errors_count']:,} unreadable records: {named(values['errors'])}."
-        )
+    for note in _notes(values):
+        output.say(f"  Note: {note}.")
     for name, phase in values.get("phases", {}).items():
         output.say(
             f"  {output.PHASES.get(name, name):<13}{phase['seconds']:>8.1f} s {phase['records_per_second']:>10,}/s"
         )
-    report = session.workspace.path(f"reports/{values['plan_id']}-validation.json")
+    report = session.workspace.path(report_name(values["plan_id"], sampled=bool(values["sample"])))
     output.say(f"\nReport   {report}")
     output.say("Runs     agui-migrate ui")
+
+
+def _sampled(sample: dict[str, int] | None) -> str:
+    if sample is None:
+        return ""
+    return f": sample of {sample['ids']:,} of {sample['of']:,} ids (seed {sample['seed']}), not a proof"
+
+
+def _notes(values: dict[str, Any]) -> Iterator[str]:
+    """What does not make a validation fail, and should be known all the same."""
+    if values["errors_count"]:
+        yield f"the target holds {values['errors_count']:,} unreadable records: {named(values['errors'])}"
+    if values["settled_records"]:
+        yield f"{values['settled_records']:,} records did not match at first, and did at a second look"
+    for finding, found in values["integrity"]["source"].items():
+        if found and isinstance(found, list):
+            count = values["integrity"]["source"][f"{finding}_count"]
+            yield f"{count:,} {finding.replace('_', ' ')}, as in the source: {named(found)}"
+    replay = values["replay"]
+    if replay and replay["deviating_versions_count"]:
+        count, of = replay["deviating_versions_count"], replay["replayed_versions"]
+        told = named(replay["deviating_versions"])
+        yield f"{count:,} of {of:,} versions are not what their Delta makes of their parent, as in the source: {told}"
 
 
 def _print_preview(values: dict[str, Any]) -> None:

@@ -43,6 +43,8 @@ def execute(
     file: str | None = None,
     dry_run: bool = False,
     fresh: bool = False,
+    sample: int = 0,
+    seed: int | None = None,
     debug: bool = False,
 ) -> Outcome:
     """Run a job over all key ranges. Raises the phase's own `MigrationError`, or KeyboardInterrupt."""
@@ -61,7 +63,7 @@ def execute(
         from assets.partitions import KEY_RANGES
 
         names = KEY_RANGES.get_partition_keys()
-        run = MigrationRun(migration, dry_run=dry_run, fresh=fresh, listener=listener)
+        run = MigrationRun(migration, dry_run=dry_run, fresh=fresh, sample=sample, seed=seed, listener=listener)
         tags = {
             "dagster/asset_partition_range_start": names[0],
             "dagster/asset_partition_range_end": names[-1],
