@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.cli.runs import execute
-from agui_pipelines.errors import MigrationError, RefusedError, named
+from agui_pipelines.errors import MigrationError, RefusedError, RollbackError, named
 from agui_pipelines.ledger import Entry
 from agui_pipelines.losses import FORM, MEANING
+from agui_pipelines.phases.rollback import Aftermath, after_failure
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.validate import SAMPLE_PHASE, report_name
 
@@ -48,14 +50,47 @@ def revalidate(
 
 
 def _run(job: str, migration: spec.Migration, path: str | None, **options: Any) -> str:
-    """Run a job, with the options of `runs.execute`, and return its run id; an error carries the migration's name."""
+    """Run a job, with the options of `runs.execute`, and return its run id.
+
+    What a failed import has written is undone, and the error says so.
+    """
+    run_id, debug = str(uuid4()), bool(os.environ.get("AGUI_DEBUG"))
     try:
         with output.progress() as listener:
-            debug = bool(os.environ.get("AGUI_DEBUG"))
-            return execute(job, migration, listener, file=path, debug=debug, **options).run_id
+            execute(job, migration, listener, run_id=run_id, file=path, debug=debug, **options)
     except MigrationError as error:
         error.data["migration"] = migration.name
+        if job == "migrate":
+            raise _told_with_aftermath(error, migration, run_id) from error
         raise
+    except Exception:
+        if job == "migrate":
+            output.note(_undo(migration, run_id).sentence)
+        raise
+    return run_id
+
+
+def _told_with_aftermath(error: MigrationError, migration: spec.Migration, run_id: str) -> MigrationError:
+    """The error of a failed run, with what became of the target; one that tells both if it could not be put back."""
+    try:
+        aftermath = _undo(migration, run_id)
+    except RollbackError as second:
+        second.data |= {**error.data, "cause": {"error": type(error).__name__, "message": error.message}}
+        second.message = f"{error.message} {second.message}"
+        return second
+    except MigrationError as second:
+        error.why = f"{error.why} What became of the target cannot be told: {second.message}".lstrip()
+        return error
+    if aftermath.status != "nothing_written":
+        error.why = f"{error.why} {aftermath.sentence}".lstrip()
+        error.data["rollback"] = aftermath.to_dict()
+    return error
+
+
+def _undo(migration: spec.Migration, run_id: str) -> Aftermath:
+    # A session of its own: the failed one's workers have been told to stop.
+    with output.progress() as listener:
+        return after_failure(Session.open(migration, listener, run_id=run_id), run_id)
 
 
 def _report(session: Session, phase: str) -> dict[str, Any]:

@@ -133,18 +133,24 @@ def ensure(session: Session, plan: Plan, staged: Iterable[SnapshotReader]) -> Ba
     return _create(session, "target", plan.plan_id, keys(), tuple(s.manifest.snapshot_id for s in wanted))
 
 
-def backups(session: Session, *, since: str | None = None) -> list[Backup]:
-    """All backups that have not been deleted (of those made since the newest ledger entry of a phase), oldest first."""
+def backups(session: Session) -> list[Backup]:
+    """All backups that have not been deleted, oldest first."""
     deleted = {entry.unit for entry in session.ledger.entries(phase=_DELETED)}
-    return [_from_entry(e) for e in session.ledger.entries(phase=PHASE, since=since) if e.unit not in deleted]
+    return [_from_entry(e) for e in session.ledger.entries(phase=PHASE) if e.unit not in deleted]
+
+
+def outstanding(session: Session) -> list[Backup]:
+    """The backups of the target that have not been put back, oldest first."""
+    restored = {entry.unit for entry in session.ledger.entries(phase=RESTORE)}
+    return [backup for backup in backups(session) if backup.of == "target" and backup.backup_id not in restored]
 
 
 def of_plan(session: Session, plan_id: str) -> list[Backup]:
     """What the target held under the ids of a plan before its first write, oldest first; no id is in two of them.
 
-    Once a backup of the target was put back, those made before no longer tell what the next import will find.
+    A backup that was put back does not count: what comes next is another first write.
     """
-    return [b for b in backups(session, since=RESTORE) if b.plan_id == plan_id]
+    return [backup for backup in outstanding(session) if backup.plan_id == plan_id]
 
 
 def find(session: Session, backup_id: str | None = None) -> Backup:
@@ -192,7 +198,7 @@ def restore(session: Session, backup: Backup) -> RestoreReport:
     meter = session.meter(RESTORE, total=sum(backup.records.values()))
     session.in_parallel(partial(_write_back, session, opened, meter), _snapshots(session, backup))
     removed = _remove_others(session, backup, opened)
-    expired = _require_restored(session, backup, opened)
+    expired = require_restored(session, backup)
     progress = session.conclude(meter, backup.plan_id)
     report = RestoreReport(backup.backup_id, backup.records, expired, removed, progress.seconds)
     phase = RESTORE if backup.of == "target" else _SOURCE_RESTORED
@@ -227,7 +233,7 @@ def prune(session: Session, keep: int) -> list[Backup]:
 
 def _is_needed(session: Session, backup: Backup) -> bool:
     """Whether a backup was made for a migration that is neither proven nor undone yet."""
-    if not backup.plan_id or session.ledger.last(RESTORE, unit=backup.backup_id) is not None:
+    if not backup.plan_id or backup not in outstanding(session):
         return False
     proof = session.ledger.last("validate", plan_id=backup.plan_id)
     return proof is None or not proof.outputs["passed"]
@@ -372,8 +378,9 @@ def _remove_others(
     return removed
 
 
-def _require_restored(session: Session, backup: Backup, opened: Callable[[], AbstractContextManager[Store]]) -> int:
+def require_restored(session: Session, backup: Backup) -> int:
     """How many states are gone because their time was over. Raises `BackupError` unless all else is as it was."""
+    opened = partial(_opened, session, backup.of)
     meter = session.meter("restore_proof", total=sum(backup.records.values()))
     snapshots = _snapshots(session, backup)
     there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup))

@@ -10,7 +10,7 @@ from typing import Final
 from agui_pipelines.errors import StagingError
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import require_importable
-from agui_pipelines.phases.backup import RESTORE_BEGUN, ensure
+from agui_pipelines.phases.backup import RESTORE_BEGUN, Backup, ensure, of_plan
 from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged, staged_ranges
@@ -73,10 +73,8 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     What the target holds under their ids is backed up first, unless `backup.before_import` is false. Raises
     `RejectLimitError`, `LossError`, `CollisionError` or `BackupError` before anything is written.
     """
+    back_up(session, plan, ranges)
     snapshots = {name: _require_staged(session, plan, name) for name in ranges}
-    require_importable(session, staged_ranges(session, plan).values())
-    if session.migration.backup.before_import:
-        ensure(session, plan, snapshots.values())
     session.ledger.record(Entry(BEGUN, plan.plan_id, outputs={"run_id": session.run_id, "ranges": list(ranges)}))
     with session.target() as target:
         target.prepare()
@@ -93,6 +91,18 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     session.in_parallel(one, ranges)
     progress = session.conclude(meter, plan.plan_id)
     return ImportReport(plan.plan_id, tuple(reports[name] for name in ranges), progress.seconds)
+
+
+def back_up(session: Session, plan: Plan, ranges: Sequence[str]) -> list[Backup]:
+    """Back up what an import of the named key ranges is going to replace; all backups of the plan.
+
+    Raises what an import raises before anything is written.
+    """
+    snapshots = [_require_staged(session, plan, name) for name in ranges]
+    require_importable(session, staged_ranges(session, plan).values())
+    if session.migration.backup.before_import:
+        ensure(session, plan, snapshots)
+    return of_plan(session, plan.plan_id)
 
 
 def imported(session: Session, plan: Plan, snapshot: SnapshotReader) -> Entry | None:

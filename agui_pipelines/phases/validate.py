@@ -21,6 +21,7 @@ from agui_pipelines.phases.comparison import KindComparison, compared
 from agui_pipelines.phases.differences import Differences, differences
 from agui_pipelines.phases.import_ import imported
 from agui_pipelines.phases.integrity import Integrity
+from agui_pipelines.phases.leftovers import remove_leftovers
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.recheck import Recheck, SourceChanges, changed_at_source, look_again
 from agui_pipelines.phases.replay import Replay, replay
@@ -211,6 +212,7 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
         sample=chosen,
     )
     _record(session, report)
+    remove_leftovers(session)
     return report
 
 

@@ -359,6 +359,7 @@ class _Meanwhile(threading.Event):
         self._work = work
 
     def wait(self, timeout=None):
+        assert timeout == recheck.PAUSE_SECONDS
         self._work()
         return self.is_set()
 
