@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import redis
 
+from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.errors import ValidationFailedError
 from agui_pipelines.phases import recheck
 from agui_pipelines.phases.import_ import import_
@@ -446,6 +447,22 @@ def test_of_a_source_that_is_read_once_it_cannot_be_told(migration, target, tmp_
 
     assert changes.ids.count == 0
     assert "is read once" in changes.unknown
+
+
+def test_of_a_source_that_is_no_longer_there_it_cannot_be_told(migration, target):
+    with EmbeddedRedis() as server:
+        move = migration(
+            source={"type": "redis_keys", "connection_url": server.url, "match": "session:*"}, target=target.config
+        )
+        with redis.Redis.from_url(server.url) as client:
+            client.set("session:1", "{}")
+        assert move.run().validation.passed
+    target.execute("DELETE FROM ag_states")
+
+    report = move.validate()
+
+    assert report.kinds["state"].missing.count == 1
+    assert report.source_changes.unknown.startswith("The source could not be read again")
 
 
 # A sample

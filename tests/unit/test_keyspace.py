@@ -20,6 +20,7 @@ from agui_pipelines.keyspace import (
     Span,
     cut,
     range_names,
+    single_spans,
     sorted_on_disk,
     write_catalogue,
 )
@@ -244,3 +245,14 @@ def test_an_error_of_the_source_is_raised_as_it_is_and_leaves_no_scratch_folder(
     with pytest.raises(InterruptedConnectionError, match=r"^The server went away\.$"):
         write_catalogue(interrupted(), io.BytesIO())
     assert not scratch_folders()
+
+
+def test_single_spans_hold_one_key_each_and_bound_nothing_else() -> None:
+    keys = [b"b", b"a", b"a\x02", b"ab", b"a"]
+
+    spans = single_spans(keys)
+
+    assert [span.key_set() for span in spans] == [{b"a"}, {b"a\x02"}, {b"ab"}, {b"b"}]
+    for span in spans:
+        assert [key for key in sorted(set(keys)) if span.lower <= key < span.upper] == sorted(span.key_set())
+    assert single_spans([]) == []
