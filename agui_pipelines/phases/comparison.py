@@ -41,6 +41,9 @@ INSERT_ROWS: Final = 20_000
 EXPIRY_MILLISECONDS: Final = 100
 """What two expiries may differ by and be one."""
 
+_IDS: Final = 50_000
+"""Ids that are taken out of the database at a time."""
+
 Side = Literal["expected", "actual", "again"]
 """The tables of digested records: what was staged, what the store holds, and what it holds at a second look."""
 
@@ -183,11 +186,12 @@ class Comparison:
         return int(count)
 
     def doubtful_ids(self) -> Iterator[list[bytes]]:
-        """The ids that `doubt` has chosen, in order, in lists of `LIST_LIMIT`."""
-        count = 0
-        while rows := self.query(f"SELECT id FROM doubtful ORDER BY id LIMIT {LIST_LIMIT} OFFSET {count}"):  # noqa: S608
-            count += len(rows)
+        """The ids that `doubt` has chosen, in order, in lists."""
+        last = None
+        query = f"SELECT id FROM doubtful WHERE $last IS NULL OR id > $last ORDER BY id LIMIT {_IDS}"  # noqa: S608 - a number
+        while rows := self.query(query, last=last):
             yield [id_.encode() for (id_,) in rows]
+            [last] = rows[-1]
 
     def doubts(self) -> int:
         """Records that are missing, corrupted, or have another expiry."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Final
@@ -90,6 +91,8 @@ def changed_at_source(
     ids = _mismatching(comparison)
     if not ids:
         return SourceChanges()
+    # Where reading it fails, only that is to stop.
+    session = replace(session, stop=threading.Event())
     try:
         with session.source_at_once(plan.plan_id, plan.created_at) as opened:
             with opened() as source:

@@ -127,20 +127,21 @@ def _replay_range(session: Session, found: _Found, meter: Meter, snapshot: Snaps
         first = 0
         for batch in snapshot.batches(Kind.VERSION, ["state_id", "version_id", "delta"]):
             session.require_going()
+            versions = list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
             while first <= child < first + batch.num_rows:
-                _replay_version(found, states, batch.slice(child - first, 1).to_pylist()[0], child, parent)
+                _replay_version(found, states, versions[child - first], child, parent)
                 child, parent = next(pairs, _NONE)
             first += batch.num_rows
             meter.add(batch.num_rows, batch.nbytes)
 
 
-def _replay_version(found: _Found, states: _States, version: dict[str, Any], child: int, parent: int) -> None:
-    sizes = (states.size(child), states.size(parent), len(version["delta"]))
+def _replay_version(found: _Found, states: _States, version: tuple[str, str, bytes], child: int, parent: int) -> None:
+    state_id, version_id, delta = version
+    sizes = (states.size(child), states.size(parent), len(delta))
     if max(sizes) >= LARGE:
         found.pass_over()
         return
-    reason = deviation(states.get(parent), version["delta"], states.get(child))
-    found.add(name_of(version["state_id"], version["version_id"]), reason)
+    found.add(name_of(state_id, version_id), deviation(states.get(parent), delta, states.get(child)))
 
 
 class _States:

@@ -449,20 +449,22 @@ def test_of_a_source_that_is_read_once_it_cannot_be_told(migration, target, tmp_
     assert "is read once" in changes.unknown
 
 
-def test_of_a_source_that_is_no_longer_there_it_cannot_be_told(migration, target):
+def test_of_a_source_that_is_no_longer_there_it_cannot_be_told_and_all_else_is(migration, opened, config):
+    second = config("postgresql", "second")
     with EmbeddedRedis() as server:
-        move = migration(
-            source={"type": "redis_keys", "connection_url": server.url, "match": "session:*"}, target=target.config
-        )
-        with redis.Redis.from_url(server.url) as client:
-            client.set("session:1", "{}")
+        first = {"type": "redis", "connection_url": server.url}
+        source = opened(first)
+        fill(source)
+        source.close()
+        move = migration(source=first, target=second)
         assert move.run().validation.passed
-    target.execute("DELETE FROM ag_states")
+    removed(opened(second), Kind.STATE, "s3")
 
     report = move.validate()
 
-    assert report.kinds["state"].missing.count == 1
+    assert report.kinds["state"].missing.ids == ("s3",)
     assert report.source_changes.unknown.startswith("The source could not be read again")
+    assert report.replay.versions == 40
 
 
 # A sample
