@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import redis
 
+from agui_pipelines.canonical import LARGE
 from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.errors import ValidationFailedError
 from agui_pipelines.phases import recheck
@@ -339,6 +340,21 @@ def test_versions_that_are_not_what_their_delta_makes_are_the_sources_own(moved)
         "s/other": "Its Delta gives another State, at /n.",
     }
     assert CANARY not in str(report.to_dict())
+
+
+def test_a_version_too_large_to_be_held_several_times_is_counted_and_not_replayed(moved):
+    def large(store):
+        text = b"x" * LARGE
+        written(store, Kind.STATE, state("s"))
+        written(store, Kind.VERSION, version("s", "v0", b'{"n":0,"text":"%b"}' % text))
+        delta = b'[{"op":"replace","path":"/text","value":""}]'
+        written(store, Kind.VERSION, version("s", "v1", b'{"n":1,"text":""}', "v0", delta))
+
+    move, _, _ = moved("postgresql", filled=large)
+
+    replay = move.validate().replay
+
+    assert (replay.versions, replay.too_large, replay.deviating.count) == (0, 1, 0)
 
 
 def test_documents_that_a_transform_changes_do_not_deviate(moved):
