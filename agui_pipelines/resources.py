@@ -67,13 +67,10 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
     fresh: bool = False
     """Start over instead of resuming what an interrupted run has left."""
     dry_run: bool = False
-    sample: int = 0
-    """Let a validation compare only so many ids, chosen at random, which is not a proof."""
 
     def create_resource(self, context: dg.InitResourceContext) -> MigrationRun:  # noqa: ARG002 - the factory's signature
         with reported():
-            migration = spec.load(self.migration_file or None)
-            return MigrationRun(migration, dry_run=self.dry_run, fresh=self.fresh, sample=self.sample)
+            return MigrationRun(spec.load(self.migration_file or None), dry_run=self.dry_run, fresh=self.fresh)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ def validation_report(
     """Every record of the target, read back in full and compared by exact digest with what was staged.
 
     Fails, with the ids, if anything is missing or corrupted, or expires at another moment. The report, with what differs, also
-    lies in the workspace as JSON. A run that is configured to compare a sample proves nothing, and says so.
+    lies in the workspace as JSON. A run that compares a sample proves nothing, and says so.
     """
     with migration.planned(context) as (session, plan):
         report = validate(session, plan, sample=migration.sample, seed=migration.seed)
