@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from agui_pipelines.expectations.runner import SuiteReport
 from agui_pipelines.phases.export import RangeReport, SnapshotReport
 from agui_pipelines.phases.import_ import ImportReport
 from agui_pipelines.phases.plan import Plan
@@ -90,6 +91,36 @@ def of_preview(report: PreviewReport) -> Metadata:
         "loss_ledger": _losses(report.loss_ledger),
         "preview": dg.MetadataValue.json(report.to_dict()),
     }
+
+
+def of_suites(reports: Sequence[SuiteReport]) -> dg.AssetCheckResult:
+    """A stage's suites as the outcome of one check; a critical expectation that failed makes it an error."""
+    failed = [(report.suite, expectation) for report in reports for expectation in report.failed]
+    rows = [
+        {
+            "suite": suite,
+            "expectation": e.type,
+            "column": e.column,
+            "frame": e.frame,
+            "severity": e.severity,
+            "unexpected": e.unexpected,
+            "ids": ", ".join(e.failing_ids),
+            "detail": e.detail,
+        }
+        for suite, e in failed
+    ]
+    passed = all(report.passed for report in reports)
+    return dg.AssetCheckResult(
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.WARN if passed else dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "suites": ", ".join(report.suite for report in reports),
+            "rows": max(report.rows for report in reports),
+            "expectations": sum(len(report.expectations) for report in reports),
+            "failed_expectations": len(failed),
+            **({"failures": _table(rows)} if rows else {}),
+        },
+    )
 
 
 def _snapshot_row(report: RangeReport) -> dict[str, Any]:

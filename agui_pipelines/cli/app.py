@@ -150,6 +150,31 @@ def ui(
     serve(file, host=host, port=port)
 
 
+expectations_app = typer.Typer(
+    name="expectations",
+    no_args_is_help=True,
+    help="The suites that records are held to.",
+    rich_markup_mode="markdown",
+)
+app.add_typer(expectations_app)
+
+
+@expectations_app.command("show")
+def expectations_show(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="exported, staged or loaded.")],
+) -> None:
+    """Print the suite that a stage is held to, as a file to edit: `show staged > staged.json`.
+
+    The migration file names the edited one: `expectations: {staged: staged.json}`. Under the same name it takes the place of
+    the shipped suite, under another name it is looked at besides.
+    """
+    from agui_pipelines.expectations.suites import Stage, shipped  # noqa: PLC0415
+
+    if stage not in list(Stage):
+        raise UsageError(f"There is no stage '{stage}'.", remedy=f"Stages: {', '.join(Stage)}.")
+    output.say(shipped(Stage(stage)).decode().rstrip())
+
+
 backup_app = typer.Typer(
     name="backup",
     no_args_is_help=True,

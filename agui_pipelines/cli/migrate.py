@@ -87,6 +87,7 @@ def print_result(migration: spec.Migration, session: Session, values: dict[str, 
             )
     output.rows(f"Migration {migration.name}", found)
     _print_losses(values["loss_ledger"])
+    _print_warnings(values["expectations"])
     if values["errors_count"]:
         output.say(
             f"  Note: the target holds {values['errors_count']:,} unreadable records: {named(values['errors'])}."
@@ -111,6 +112,16 @@ def _print_preview(values: dict[str, Any]) -> None:
         },
     )
     _print_losses(values["loss_ledger"])
+    _print_warnings(values["expectations"])
+
+
+def _print_warnings(suites: list[dict[str, Any]]) -> None:
+    """The expectations that failed and block nothing."""
+    for suite in suites:
+        for found in suite["failures"]:
+            output.say(
+                f"  {found['severity'].capitalize()}: {suite['stage']} records, suite {suite['suite']}: {found['told']}"
+            )
 
 
 def _print_losses(ledger: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -123,6 +123,11 @@ class Comparison:
             expired=expired,
             **found,
         )
+
+    def statuses(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """What became of every record, in batches of up to `rows`: its kind, ids (`other` is empty for a state) and status."""
+        with closing(self._connection.cursor()) as cursor:
+            yield from cursor.sql("SELECT kind, id AS state_id, other, status FROM joined").to_arrow_reader(rows)
 
     def others(self, kind: Kind) -> Iterator[pa.RecordBatch]:
         """The ids of all records that the store holds and should not, as batches of nothing but the columns of the ids."""

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from agui_pipelines import losses
 from agui_pipelines.errors import RefusedError, SamePlaceError, StagingError, StoreError
+from agui_pipelines.expectations.suites import Stage, suites
 from agui_pipelines.keyspace import KeyRange, Span, cut, ranges_as_text, ranges_of_text, write_catalogue
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases.session import Session
@@ -78,10 +79,13 @@ class Plan:
 def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False) -> Plan:
     """Resume the open plan, or make a new one. `fresh` always makes a new one.
 
-    Raises `SpecError` for a transform that cannot be loaded, `ConnectionFailedError` or `StoreError` if either end is not
-    usable, `SamePlaceError` if both are one place.
+    Raises `SpecError` for a transform or an expectation suite that cannot be used, `ConnectionFailedError` or `StoreError` if
+    either end is not usable, `SamePlaceError` if both are one place.
     """
-    chain(session.migration.transforms, session.migration.folder)  # a wrong one is told before anything is read
+    migration = session.migration
+    chain(migration.transforms, migration.folder)  # what is wrong is told before anything is read
+    for stage in Stage:
+        suites(stage, migration.expectations, migration.folder)
     with session.source() as source, session.target() as target:
         source_server, target_server = source.ping(), target.ping()
         target.check()

@@ -9,6 +9,7 @@ from agui_pipelines import losses
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import require_importable
 from agui_pipelines.phases.comparison import Names, compared
+from agui_pipelines.phases.expect import recorded
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged_ranges
@@ -29,6 +30,8 @@ class PreviewReport:
     untouched: dict[str, int]
     losses: dict[str, int]
     loss_ledger: list[dict[str, Any]]
+    expectations: list[dict[str, Any]]
+    """What the suites found; see `expect.public`."""
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -36,7 +39,18 @@ class PreviewReport:
             "dry_run": True,
             **{
                 name: getattr(self, name)
-                for name in ("plan_id", "insert", "overwrite", "unchanged", "untouched", "losses", "loss_ledger")
+                for name in (
+                    *(
+                        "plan_id",
+                        "insert",
+                        "overwrite",
+                        "unchanged",
+                        "untouched",
+                        "losses",
+                        "loss_ledger",
+                        "expectations",
+                    ),
+                )
             },
             "overwritten_states": list(self.overwritten_states.ids),
             "overwritten_states_count": self.overwritten_states.count,
@@ -64,6 +78,7 @@ def preview(session: Session, plan: Plan) -> PreviewReport:
         untouched={name: k.extra.count for name, k in kinds.items()},
         losses=losses.lost(fates),
         loss_ledger=losses.table(fates, session.migration.accept_losses),
+        expectations=recorded(session, plan.plan_id),
         seconds=session.conclude(meter, plan.plan_id).seconds,
     )
     session.ledger.record(Entry(PHASE, plan.plan_id, outputs={"public": report.to_dict()}))

@@ -9,9 +9,11 @@ import orjson
 
 from agui_pipelines import losses
 from agui_pipelines.errors import StagingError, ValidationFailedError, named
+from agui_pipelines.expectations.runner import SuiteReport
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import rejects
 from agui_pipelines.phases.comparison import KindComparison, compared
+from agui_pipelines.phases.expect import expect_loaded, recorded, told
 from agui_pipelines.phases.import_ import PHASE as IMPORT
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
@@ -40,11 +42,19 @@ class ValidationReport:
     seconds: float
     rate: float
     bytes: int = 0
+    loaded: tuple[SuiteReport, ...] = ()
+    """What the suites of the stage ``loaded`` found."""
+    expectations: tuple[dict[str, Any], ...] = ()
+    """What the suites of all stages found; see `expect.public`."""
 
     @property
     def passed(self) -> bool:
-        """Nothing is missing or corrupted. Records of the target's own (extra), or unreadable ones, are another's."""
-        return all(k.missing.count == 0 and k.corrupted.count == 0 for k in self.kinds.values())
+        """Nothing is missing or corrupted, and what is expected of it is met.
+
+        Records of the target's own (extra), or unreadable ones, are another's.
+        """
+        proven = all(k.missing.count == 0 and k.corrupted.count == 0 for k in self.kinds.values())
+        return proven and all(suite.passed for suite in self.loaded)
 
     @property
     def figures(self) -> dict[str, int]:
@@ -75,6 +85,7 @@ class ValidationReport:
             "vanished_keys": self.vanished,
             "losses": self.losses,
             "loss_ledger": self.loss_ledger,
+            "expectations": list(self.expectations),
             "snapshot_ids": list(self.snapshot_ids),
             "seconds": round(self.seconds, 3),
             "records_per_second": round(self.rate),
@@ -117,7 +128,9 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
     meter = session.meter(PHASE, total=sum(m.records for m in manifests))
     with compared(session, list(snapshots.values()), meter) as (comparison, unreadable):
         kinds = {str(kind): comparison.result(kind) for kind in Kind}
-    progress = session.conclude(meter, plan.plan_id)
+        progress = session.conclude(meter, plan.plan_id)
+        staged = {kind: sum(m.summary(kind).records for m in manifests) for kind in Kind}
+        loaded = expect_loaded(session, plan, comparison, kinds, staged)
     fates = losses.together(m.fates for m in manifests)
     report = ValidationReport(
         plan_id=plan.plan_id,
@@ -132,6 +145,8 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
         seconds=progress.seconds,
         rate=progress.rate,
         bytes=progress.bytes,
+        loaded=loaded,
+        expectations=tuple(recorded(session, plan.plan_id)),
     )
     name = f"reports/{plan.plan_id}-validation.json"
     session.workspace.write(name, orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2))
@@ -154,8 +169,11 @@ def require_passed(report: ValidationReport) -> None:
         for word, found in (("missing", comparison.missing), ("corrupted", comparison.corrupted))
         if found.count
     ]
+    unmet = [told(e) for suite in report.loaded for e in suite.failed if e.severity == "critical"]
     raise ValidationFailedError(
-        f"The target is not what was exported: {'; '.join(findings)}.",
+        f"The target is not what was exported: {'; '.join(findings)}."
+        if findings
+        else f"The loaded records do not meet the expectations: {'; '.join(unmet)}.",
         why="The migration is not proven.",
         remedy="See the report in the workspace, then run the migration again: it writes what differs.",
         report=report.to_dict(),

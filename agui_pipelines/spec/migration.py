@@ -29,7 +29,7 @@ DEFAULT_WORKSPACE: Final = ".agui"
 
 Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds", "history", "snapshots"]
 
-_UNDECISIVE: Final = frozenset({"batch_size", "parallelism", "limits", "workspace", "accept_losses"})
+_UNDECISIVE: Final = frozenset({"batch_size", "parallelism", "limits", "workspace", "accept_losses", "expectations"})
 """Keys that may change without what was done so far becoming wrong."""
 
 ALIASES: Final = {"postgres": "postgresql"}
@@ -57,6 +57,25 @@ class Limits(Section):
     """Records that may be rejected, over all ranges, before the import is refused."""
 
 
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
+"""One path, or a list of them."""
+
+
+class Expectations(Section):
+    """Suites of one's own, of Great Expectations, as paths of JSON files that count from the migration file's folder.
+
+    They are looked at besides the ones that are shipped; see `expectations.suites`.
+    """
+
+    exported: Paths = ()
+    staged: Paths = ()
+    loaded: Paths = ()
+
+
 class Migration(Section):
     """A migration file with its references resolved; lives in memory only."""
 
@@ -82,6 +101,7 @@ class Migration(Section):
     """Whether what ``_migration`` members carry becomes the records' own again."""
     history_limit: int | None = Field(None, ge=1)
     """Versions of each state that are migrated, the newest ones; all unless given."""
+    expectations: Expectations = Expectations()
     workspace: str = Field(DEFAULT_WORKSPACE, repr=False)
 
     _text: dict[str, Any] = PrivateAttr(default_factory=dict)
