@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from agui_pipelines import spec
 from agui_pipelines.cli.home import dagster_home, open_instance
@@ -23,9 +23,6 @@ from agui_pipelines.progress import Listener
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
-
-_WITH_SUITES: Final = frozenset({"migrate", "dry_run"})
-"""Jobs that run expectation suites."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +45,7 @@ def execute(
     """Run a job over all key ranges. Raises the phase's own `MigrationError`, or KeyboardInterrupt."""
     if file:
         os.environ[spec.FILE_VARIABLE] = file  # the partitions are those of this file
-    if job in _WITH_SUITES:
-        worker.warm()
+    worker.warm()  # every job runs expectation suites
     with _quiet(debug=debug):
         import dagster as dg
         from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError

@@ -25,6 +25,9 @@ from agui_pipelines.staging import SnapshotReader
 PHASES: Final = {stage: f"expect_{stage}" for stage in Stage}
 """Under which name the ledger has each stage."""
 
+_ROWS: Final = {Stage.EXPORTED: ("exported",), Stage.STAGED: ("staged",), Stage.LOADED: ("compared", "extra")}
+"""The totals that say how many rows the records' frames have."""
+
 
 def expect_exported(session: Session, plan: Plan) -> tuple[SuiteReport, ...]:
     """Hold the exported snapshots of all ranges to their suites; one report a suite, recorded in the ledger."""
@@ -63,7 +66,8 @@ def _expect(
     session: Session, plan: Plan, stage: Stage, frames: Iterable[pa.Table], numbers: dict[Kind, dict[str, int]]
 ) -> tuple[SuiteReport, ...]:
     asked = suites(stage, session.migration.expectations, session.migration.folder)
-    meter = session.meter(PHASES[stage])
+    rows = sum(sum(of_kind[name] for name in _ROWS[stage]) for of_kind in numbers.values())
+    meter = session.meter(PHASES[stage], total=rows)
     found = [run_suites_apart(asked, Frame.TOTALS, totals(stage, numbers))]
     for frame in frames:
         found.append(run_suites_apart(asked, Frame.RECORDS, frame))
