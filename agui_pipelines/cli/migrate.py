@@ -120,7 +120,7 @@ def _print_warnings(suites: list[dict[str, Any]]) -> None:
     for suite in suites:
         for found in suite["failures"]:
             output.say(
-                f"  {found['severity'].capitalize()}: {suite['stage']} records, suite {suite['suite']}: {found['told']}"
+                f"  {found['severity'].capitalize()}: {suite['stage']} records, suite {suite['suite']}: {found['message']}"
             )
 
 

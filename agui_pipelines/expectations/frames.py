@@ -135,7 +135,7 @@ def _columns(kind: Kind) -> list[str]:
 
 def _rows(kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
     made = {name: batch.column(name) for name in batch.schema.names if name in _CARRIED}
-    made["kind"] = pa.array([str(kind)] * batch.num_rows, pa.string())
+    made["kind"] = pa.repeat(str(kind), batch.num_rows)
     made["id_length"] = pc.utf8_length(batch.column(id_columns(kind)[-1])).cast(pa.int64())
     made["json_valid"] = pc.invert(_has(batch, UNUSABLE))
     made["duplicate_keys"] = _has(batch, Trait.DUPLICATE_KEYS)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from agui_pipelines.errors import RefusedError, named
 from agui_pipelines.expectations.frames import FRAME_ROWS, loaded_records, snapshot_records, totals
 from agui_pipelines.expectations.runner import Expectation, SuiteReport, together
-from agui_pipelines.expectations.suites import Frame, Stage, suites
+from agui_pipelines.expectations.suites import Frame, Stage, Suite, suites
 from agui_pipelines.expectations.worker import run_suites_apart
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import Comparison, KindComparison
@@ -62,10 +62,15 @@ def expect_loaded(
     return _expect(session, plan, Stage.LOADED, loaded_records(comparison.statuses(FRAME_ROWS)), numbers)
 
 
+def asked_of(session: Session, stage: Stage) -> tuple[Suite, ...]:
+    """The suites that a stage is held to. Raises `SpecError` for a file that is no usable suite."""
+    return suites(stage, session.migration.expectations, session.migration.folder)
+
+
 def _expect(
     session: Session, plan: Plan, stage: Stage, frames: Iterable[pa.Table], numbers: dict[Kind, dict[str, int]]
 ) -> tuple[SuiteReport, ...]:
-    asked = suites(stage, session.migration.expectations, session.migration.folder)
+    asked = asked_of(session, stage)
     rows = sum(sum(of_kind[name] for name in _ROWS[stage]) for of_kind in numbers.values())
     meter = session.meter(PHASES[stage], total=rows)
     found = [run_suites_apart(asked, Frame.TOTALS, totals(stage, numbers))]
@@ -112,14 +117,22 @@ def recorded(session: Session, plan_id: str) -> list[dict[str, Any]]:
 
 def public(report: SuiteReport) -> dict[str, Any]:
     """A suite's outcome as a migration's report has it."""
-    shown = ("type", "column", "frame", "severity", "unexpected", "failing_ids", "detail")
     return {
         "stage": report.stage,
         "suite": report.suite,
         "passed": report.passed,
         "rows": report.rows,
         "expectations": len(report.expectations),
-        "failures": [{**{name: getattr(e, name) for name in shown}, "told": told(e)} for e in report.failed],
+        "failures": [
+            {
+                "message": told(e),
+                **{
+                    name: getattr(e, name)
+                    for name in ("type", "column", "frame", "severity", "unexpected", "failing_ids")
+                },
+            }
+            for e in report.failed
+        ],
     }
 
 

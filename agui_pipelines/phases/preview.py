@@ -39,21 +39,11 @@ class PreviewReport:
             "dry_run": True,
             **{
                 name: getattr(self, name)
-                for name in (
-                    *(
-                        "plan_id",
-                        "insert",
-                        "overwrite",
-                        "unchanged",
-                        "untouched",
-                        "losses",
-                        "loss_ledger",
-                        "expectations",
-                    ),
-                )
+                for name in ("plan_id", "insert", "overwrite", "unchanged", "untouched", "losses", "loss_ledger")
             },
             "overwritten_states": list(self.overwritten_states.ids),
             "overwritten_states_count": self.overwritten_states.count,
+            "expectations": self.expectations,
             "seconds": round(self.seconds, 3),
         }
 

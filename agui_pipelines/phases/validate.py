@@ -10,10 +10,11 @@ import orjson
 from agui_pipelines import losses
 from agui_pipelines.errors import StagingError, ValidationFailedError, named
 from agui_pipelines.expectations.runner import SuiteReport
+from agui_pipelines.expectations.suites import Stage
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import rejects
 from agui_pipelines.phases.comparison import KindComparison, compared
-from agui_pipelines.phases.expect import expect_loaded, recorded, told
+from agui_pipelines.phases.expect import asked_of, expect_loaded, recorded, told
 from agui_pipelines.phases.import_ import PHASE as IMPORT
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
@@ -108,8 +109,8 @@ def _public(kind: KindComparison, noun: str = "states") -> dict[str, Any]:
 def validate(session: Session, plan: Plan) -> ValidationReport:
     """Compare everything that was staged under the plan with the whole target, record the outcome and close the plan.
 
-    Raises `StagingError` while some range has not been imported. A failed comparison is returned, not raised: call
-    `require_passed` on it.
+    Raises `StagingError` while some range has not been imported, `SpecError` for an expectation suite that cannot be used. A
+    failed comparison is returned, not raised: call `require_passed` on it.
     """
     snapshots = staged_ranges(session, plan)
     pending = [
@@ -124,6 +125,7 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
             remedy="Import them, then validate.",
             pending=pending,
         )
+    asked_of(session, Stage.LOADED)  # what is wrong with them is told before the target is read
     manifests = [snapshot.manifest for snapshot in snapshots.values()]
     meter = session.meter(PHASE, total=sum(m.records for m in manifests))
     with compared(session, list(snapshots.values()), meter) as (comparison, unreadable):
@@ -169,13 +171,18 @@ def require_passed(report: ValidationReport) -> None:
         for word, found in (("missing", comparison.missing), ("corrupted", comparison.corrupted))
         if found.count
     ]
+    data = {"report": report.to_dict(), "figures": report.figures}
+    if findings:
+        raise ValidationFailedError(
+            f"The target is not what was exported: {'; '.join(findings)}.",
+            why="The migration is not proven.",
+            remedy="See the report in the workspace, then run the migration again: it writes what differs.",
+            **data,
+        )
     unmet = [told(e) for suite in report.loaded for e in suite.failed if e.severity == "critical"]
     raise ValidationFailedError(
-        f"The target is not what was exported: {'; '.join(findings)}."
-        if findings
-        else f"The loaded records do not meet the expectations: {'; '.join(unmet)}.",
-        why="The migration is not proven.",
-        remedy="See the report in the workspace, then run the migration again: it writes what differs.",
-        report=report.to_dict(),
-        figures=report.figures,
+        f"The loaded records do not meet the expectations: {'; '.join(unmet)}.",
+        why="The target holds exactly what was staged, but not what it should hold.",
+        remedy="Mend the source or the transforms, or the suite if it asks too much, and run again.",
+        **data,
     )

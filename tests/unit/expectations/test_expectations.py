@@ -259,13 +259,14 @@ def test_several_frames_are_judged_as_one() -> None:
     assert not together([one, one, one, run_suite(suite, Frame.RECORDS, good)]).passed
 
 
-def test_a_suite_cannot_run_code() -> None:
-    """Were the check of suites passed by, pandas itself would evaluate this; so it is the check that has to hold."""
-    condition = {"type": "comparison", "column": {"name": "kind"}, "operator": "==", "parameter": "a b.c:d/e+f-g_h 5"}
+def test_the_text_in_a_condition_is_taken_as_it_stands_by_pandas_too() -> None:
+    text = "a b.c:d/e+f-g_h 5"
+    condition = {"type": "comparison", "column": {"name": "state_id"}, "operator": "==", "parameter": text}
+    suite = mine(of("expect_column_values_to_be_null", column="kind", row_condition=condition))
     [found] = run_suite(
-        mine(of("expect_column_values_to_be_null", column="kind", row_condition=condition)), Frame.RECORDS, GOOD
+        suite, Frame.RECORDS, states({"state_id": text}, {"state_id": "a"}, {"state_id": "b"})
     ).expectations
-    assert (found.detail, found.considered) == ("", 0)
+    assert (found.detail, found.considered, found.failing_ids) == ("", 1, (text,))
 
 
 # Frames ----------------------------------------------------------------------------------------------------------------
