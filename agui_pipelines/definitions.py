@@ -5,10 +5,11 @@ from __future__ import annotations
 import dagster as dg
 
 from agui_pipelines.automation.jobs import jobs
+from agui_pipelines.automation.sensors import SENSORS
 from agui_pipelines.resources import MigrationFile
-from assets import checks, export, import_, plan, preview, transform, validate
+from assets import backup, checks, export, import_, plan, preview, transform, validate
 
-MODULES = [plan, export, transform, import_, validate, preview]
+MODULES = [plan, export, transform, backup, import_, validate, preview]
 
 
 def build_defs() -> dg.Definitions:
@@ -16,6 +17,7 @@ def build_defs() -> dg.Definitions:
         assets=dg.load_assets_from_modules(MODULES),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         jobs=jobs(),
+        sensors=SENSORS,
         resources={"migration": MigrationFile()},
     )
 

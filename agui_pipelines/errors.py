@@ -21,6 +21,8 @@
     │   ├── LossError              the target has no place for something that carries meaning
     │   └── SamePlaceError         source and target are one place: a wrong configuration        (exit 2)
     ├── BackupError                what a store holds cannot be backed up, or was not restored   (exit 1)
+    ├── HookError                  a command of the operator's failed                            (exit 1)
+    ├── RollbackError              the target could not be put back after a failure              (exit 1)
     ├── ValidationFailedError      the target is not what was exported                           (exit 1)
     ├── StoppedError               a worker gave up because another one failed                   (never shown)
     └── EmbeddedServerError        a server for demo or tests cannot be found or started         (exit 1)
@@ -138,6 +140,14 @@ class ValidationFailedError(MigrationError):
 
 class BackupError(MigrationError):
     """What a store holds cannot be backed up, or is not as it was after it was restored."""
+
+
+class HookError(MigrationError):
+    """A command of the operator's could not be started, failed, or took too long."""
+
+
+class RollbackError(MigrationError):
+    """After a failure, the target could not be put back as it was."""
 
 
 class EmbeddedServerError(MigrationError):

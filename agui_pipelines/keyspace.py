@@ -25,6 +25,9 @@ CATALOGUE: Final = pa.schema(
 )
 """What `Reader.keys` yields: unsorted, possibly with repetitions."""
 
+LEFT_OUT: Final = -1
+"""A key that comes with this weight, be it once only, does not come into the catalogue."""
+
 MAX_RANGES: Final = 256
 DUCKDB: Final = {"memory_limit": "96MB", "threads": "2", "preserve_insertion_order": "false"}
 """Settings of a database that sorts or joins on disk: enough memory to be quick; what does not fit is spilled beside it.
@@ -70,6 +73,12 @@ def held_by(keys: frozenset[bytes], batch: pa.RecordBatch) -> pa.RecordBatch:
     """The rows of a batch whose ``state_id`` is one of the keys: a reader may read whatever lies between a span's bounds."""
     held = [id_ in keys for id_ in batch.column("state_id").cast(pa.binary()).to_pylist()]
     return batch if all(held) else batch.filter(pa.array(held, pa.bool_()))
+
+
+def owned_by(keys: frozenset[bytes], name: bytes) -> bool:
+    """Whether something named ``<state>`` or ``<state>/<record>`` belongs to one of the keys; both parts may hold a ``/``."""
+    parts = name.split(b"/")
+    return any(b"/".join(parts[:count]) in keys for count in range(1, len(parts) + 1))
 
 
 def range_names(count: int) -> tuple[str, ...]:
@@ -118,8 +127,8 @@ def sorted_on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, query: 
 
 
 def write_catalogue(batches: Iterable[pa.RecordBatch], file: IO[bytes]) -> None:
-    """Sort `batches` of the `CATALOGUE` schema into `file` as Parquet. Repeated keys count once."""
-    query = "SELECT key, max(weight)::BIGINT AS weight FROM rows GROUP BY key ORDER BY key"
+    """Sort `batches` of the `CATALOGUE` schema into `file` as Parquet. Repeated keys count once; see `LEFT_OUT`."""
+    query = "SELECT key, max(weight)::BIGINT AS weight FROM rows GROUP BY key HAVING min(weight) >= 0 ORDER BY key"
     with pq.ParquetWriter(file, CATALOGUE, compression="zstd", compression_level=1) as writer:
         for batch in sorted_on_disk(batches, CATALOGUE, query):
             writer.write_batch(batch.cast(CATALOGUE), row_group_size=_ROWS)

@@ -68,18 +68,29 @@ class Ledger:
                 self._entries[name] = stamped
                 return stamped
 
-    def entries(self, *, phase: str | None = None, plan_id: str | None = None) -> list[Entry]:
-        """Entries of a phase and plan (or all), oldest first."""
+    def entries(self, *, phase: str | None = None, plan_id: str | None = None, since: str | None = None) -> list[Entry]:
+        """Entries of a phase and plan (or all), oldest first; those before the newest entry of the phase `since` left out."""
         with self._lock:
             self._refresh()
             ordered = [self._entries[name] for name in sorted(self._entries)]
-        return [e for e in ordered if (phase is None or e.phase == phase) and (plan_id is None or e.plan_id == plan_id)]
+        first = max((i for i, e in enumerate(ordered, 1) if e.phase == since), default=0)
+        return [
+            e
+            for e in ordered[first:]
+            if (phase is None or e.phase == phase) and (plan_id is None or e.plan_id == plan_id)
+        ]
 
     def last(
-        self, phase: str, *, plan_id: str | None = None, unit: str | None = None, basis: str | None = None
+        self,
+        phase: str,
+        *,
+        plan_id: str | None = None,
+        unit: str | None = None,
+        basis: str | None = None,
+        since: str | None = None,
     ) -> Entry | None:
         """The newest entry that fits, or None."""
-        for entry in reversed(self.entries(phase=phase, plan_id=plan_id)):
+        for entry in reversed(self.entries(phase=phase, plan_id=plan_id, since=since)):
             if (unit is None or entry.unit == unit) and (basis is None or entry.basis == basis):
                 return entry
         return None

@@ -20,7 +20,7 @@ from agui_pipelines.phases.plan import Plan, Purpose, current
 from agui_pipelines.phases.session import Session
 from agui_pipelines.progress import Listener, Progress, silent
 
-Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
 
 OBSERVE_SECONDS: Final = 5.0
 """Each observation costs the event log about 10 ms, so there is one every few seconds and never one a batch."""
@@ -48,7 +48,7 @@ class MigrationRun:
         """Open the migration for one phase; what goes wrong on purpose becomes a `Failure`."""
         with reported():
             observer = _Observer(context, self.listener)
-            yield Session.open(self.migration, observer.hear, observer.emit)
+            yield Session.open(self.migration, observer.hear, observer.emit, context.run.run_id)
 
     @contextmanager
     def planned(self, context: Context) -> Iterator[tuple[Session, Plan]]:

@@ -5,6 +5,7 @@ import dagster as dg
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
+from assets.backup import target_backup
 from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES
 from assets.transform import staged_snapshot
 
@@ -14,7 +15,7 @@ from assets.transform import staged_snapshot
     kinds={"postgres"},
     code_version="1",
     owners=["team:platform"],
-    deps=[staged_snapshot],
+    deps=[staged_snapshot, target_backup],
     partitions_def=KEY_RANGES,
     backfill_policy=ALL_IN_ONE_RUN,
 )

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from agui_pipelines.expectations.runner import SuiteReport
+from agui_pipelines.phases.backup import Backup
 from agui_pipelines.phases.export import RangeReport, SnapshotReport
 from agui_pipelines.phases.import_ import ImportReport
 from agui_pipelines.phases.plan import Plan
@@ -54,6 +55,16 @@ def of_range(report: RangeReport) -> Metadata:
         "range_bytes": report.bytes,
         "range_rejects": report.rejects,
         "resumed": report.resumed,
+    }
+
+
+def of_backups(made: Sequence[Backup]) -> Metadata:
+    return {
+        "dagster/row_count": sum(sum(backup.records.values()) for backup in made),
+        "bytes": sum(backup.bytes for backup in made),
+        "backups": _table(
+            [{"backup_id": b.backup_id, "of": b.place, "made": b.created_at, **b.records} for b in made],
+        ),
     }
 
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.preview import import_preview
+from assets.rollback import target_rollback
 from assets.validate import validation_report
 
 MIGRATE = "migrate"
 DRY_RUN = "dry_run"
 VALIDATE = "validate"
+AFTER_RUN = "agui/rollback_of"
+"""Tag of a rollback: the run that it undoes."""
 
 
-def jobs() -> list[dg.UnresolvedAssetJobDefinition]:
+@dg.job(name="rollback", executor_def=dg.in_process_executor)
+def rollback_job() -> None:
+    """Put the target back as it was: the newest backup, a named one, or what a failed run imported. Hooks run around it."""
+    target_rollback()
+
+
+def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
     """All jobs. Steps run in one process: phases work with threads, and a process a step would cost seconds each."""
     migrated = dg.AssetSelection.assets(validation_report).upstream()
     previewed = dg.AssetSelection.assets(import_preview).upstream()
@@ -36,4 +45,5 @@ def jobs() -> list[dg.UnresolvedAssetJobDefinition]:
             description="Read the target back in full and compare it with what was staged.",
             executor_def=dg.in_process_executor,
         ),
+        rollback_job,
     ]

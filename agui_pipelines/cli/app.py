@@ -116,6 +116,33 @@ def validate(file: MigrationFile = None, *, json: Json = False) -> None:
 
 
 @app.command()
+def rollback(
+    backup: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[BACKUP]",
+            help="Which backup (backup-…).  [default: what the target held before the newest migration]",
+            show_default=False,
+        ),
+    ] = None,
+    file: MigrationFile = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Take a migration back: verify the backup, stop, restore, start, validate.
+
+    `hooks.stop` and `hooks.start` of the migration file are commands that are run around the restore. A backup that does not
+    verify is refused before anything is stopped.
+    """
+    from agui_pipelines.cli import rollback as rollbacks  # noqa: PLC0415
+
+    if backup is not None and file is None and not backup.startswith("backup-"):
+        backup, file = None, backup  # as with every other command, the file may come first
+    rollbacks.rollback(_migration(file, None)[0], backup, yes=yes, json=json)
+
+
+@app.command()
 def status(file: MigrationFile = None, *, json: Json = False) -> None:
     """Say where a migration stands, from its ledger."""
     from agui_pipelines.cli.status import show  # noqa: PLC0415

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, get_args
 
-import typer
-
 from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.errors import UsageError
@@ -53,7 +51,9 @@ def restore(migration: spec.Migration, backup_id: str | None, *, yes: bool, json
     session = Session.open(migration)
     found = backup.find(session, backup_id)
     if not yes:
-        _agree(f"This replaces what {found.place} holds {_under(found)} by what it held at {found.created_at}. Go on?")
+        output.agree(
+            f"This replaces what {found.place} holds {_under(found)} by what it held at {found.created_at}. Go on?"
+        )
     with output.progress() as listener:
         report = backup.restore(Session.open(migration, listener), found)
     if json:
@@ -106,9 +106,3 @@ def _scope(found: Backup) -> str:
 
 def _under(found: Backup) -> str:
     return "as a whole" if found.is_whole else f"under the ids that {found.plan_id} writes"
-
-
-def _agree(question: str) -> None:
-    if not output.stderr.is_terminal:
-        raise UsageError(question, why="Nobody can be asked here.", remedy="Give --yes to go on.")
-    typer.confirm(question, abort=True, err=True)

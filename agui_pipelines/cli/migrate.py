@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from uuid import uuid4
 
 from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.cli.runs import execute
-from agui_pipelines.errors import MigrationError, RefusedError, named
+from agui_pipelines.errors import MigrationError, RefusedError, RollbackError, named
 from agui_pipelines.ledger import Entry
 from agui_pipelines.losses import FORM, MEANING
+from agui_pipelines.phases.rollback import Aftermath, after_failure
 from agui_pipelines.phases.session import Session
 
 
@@ -43,14 +45,44 @@ def revalidate(migration: spec.Migration, path: str | None, *, json: bool) -> No
 
 
 def _run(job: str, migration: spec.Migration, path: str | None, *, dry_run: bool = False, fresh: bool = False) -> str:
-    """Run a job and return its run id; an error carries the migration's name."""
+    """Run a job and return its run id. What a failed import has written is undone, and the error says so."""
+    run_id, debug = str(uuid4()), bool(os.environ.get("AGUI_DEBUG"))
     try:
         with output.progress() as listener:
-            debug = bool(os.environ.get("AGUI_DEBUG"))
-            return execute(job, migration, listener, file=path, dry_run=dry_run, fresh=fresh, debug=debug).run_id
+            execute(job, migration, listener, run_id=run_id, file=path, dry_run=dry_run, fresh=fresh, debug=debug)
     except MigrationError as error:
         error.data["migration"] = migration.name
+        if job == "migrate":
+            raise _told_with_aftermath(error, migration, run_id) from error
         raise
+    except Exception:
+        if job == "migrate":
+            output.note(_undo(migration, run_id).sentence)
+        raise
+    return run_id
+
+
+def _told_with_aftermath(error: MigrationError, migration: spec.Migration, run_id: str) -> MigrationError:
+    """The error of a failed run, with what became of the target; one that tells both if it could not be put back."""
+    try:
+        aftermath = _undo(migration, run_id)
+    except RollbackError as second:
+        second.data |= {**error.data, "cause": {"error": type(error).__name__, "message": error.message}}
+        second.message = f"{error.message} {second.message}"
+        return second
+    except MigrationError as second:
+        error.why = f"{error.why} What became of the target cannot be told: {second.message}".lstrip()
+        return error
+    if aftermath.status != "nothing_written":
+        error.why = f"{error.why} {aftermath.sentence}".lstrip()
+        error.data["rollback"] = aftermath.to_dict()
+    return error
+
+
+def _undo(migration: spec.Migration, run_id: str) -> Aftermath:
+    # A session of its own: the failed one's workers have been told to stop.
+    with output.progress() as listener:
+        return after_failure(Session.open(migration, listener, run_id=run_id), run_id)
 
 
 def _report(session: Session, phase: str) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import orjson
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from agui_pipelines.errors import MigrationError
+from agui_pipelines.errors import MigrationError, UsageError
 from agui_pipelines.progress import Listener
 from agui_pipelines.progress import Progress as State
 
@@ -151,6 +152,13 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """A line of a result, on standard output, never folded."""
     stdout.print(text, soft_wrap=True)
+
+
+def agree(question: str) -> None:
+    """Ask before something is replaced. Raises `UsageError` where nobody can be asked."""
+    if not stderr.is_terminal:
+        raise UsageError(question, why="Nobody can be asked here.", remedy="Give --yes to go on.")
+    typer.confirm(question, abort=True, err=True)
 
 
 def rows(title: str, values: Mapping[str, object]) -> None:

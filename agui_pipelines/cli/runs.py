@@ -11,7 +11,6 @@ import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -25,24 +24,18 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A finished run: its id in Dagster."""
-
-    run_id: str
-
-
 def execute(
     job: str,
     migration: spec.Migration,
     listener: Listener,
     *,
+    run_id: str,
     file: str | None = None,
     dry_run: bool = False,
     fresh: bool = False,
     debug: bool = False,
-) -> Outcome:
-    """Run a job over all key ranges. Raises the phase's own `MigrationError`, or KeyboardInterrupt."""
+) -> None:
+    """Run a job over all key ranges, as the run `run_id`. Raises the phase's own `MigrationError`, or KeyboardInterrupt."""
     if file:
         os.environ[spec.FILE_VARIABLE] = file  # the partitions are those of this file
     worker.warm()  # every job runs expectation suites
@@ -66,7 +59,8 @@ def execute(
         with open_instance(dagster_home(migration.workspace_url)) as instance, _terminated_as_interrupted():
             _conclude_dead_runs(instance, migration.name)
             try:
-                result = defs.resolve_job_def(job).execute_in_process(
+                defs.resolve_job_def(job).execute_in_process(
+                    run_id=run_id,
                     instance=instance,
                     resources={"migration": run},
                     run_config={"loggers": {"console": {"config": {"log_level": "DEBUG" if debug else "CRITICAL"}}}},
@@ -81,7 +75,6 @@ def execute(
             except DagsterExecutionInterruptedError:
                 # Dagster puts its own in place of our signal handlers while a step runs.
                 raise KeyboardInterrupt from None
-        return Outcome(result.run_id)
 
 
 def _owner(name: str) -> dict[str, str]:

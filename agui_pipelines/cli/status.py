@@ -7,6 +7,7 @@ from typing import Any
 from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.ledger import Ledger
+from agui_pipelines.phases.backup import RESTORE_BEGUN
 from agui_pipelines.phases.plan import is_open
 from agui_pipelines.staging import Workspace
 
@@ -44,7 +45,8 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
         return {"migration": name, "state": "not started"}
     phases = {}
     for phase in ("export", "transform", "import"):
-        newest = {e.unit: e.outputs for e in ledger.entries(phase=phase, plan_id=plan.plan_id)}
+        since = RESTORE_BEGUN if phase == "import" else None
+        newest = {e.unit: e.outputs for e in ledger.entries(phase=phase, plan_id=plan.plan_id, since=since)}
         records = sum(
             sum(o["records"].values()) if isinstance(o["records"], dict) else o["records"] for o in newest.values()
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final, Literal
@@ -17,13 +17,16 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agui_pipelines.errors import BackupError, RefusedError, StagingError, named
+from agui_pipelines.errors import BackupError, MigrationError, RefusedError, StagingError, named
 from agui_pipelines.keyspace import (
     CATALOGUE,
+    LEFT_OUT,
+    MAX_RANGES,
     KeyRange,
     Span,
     cut,
     held_by,
+    owned_by,
     ranges_as_text,
     ranges_of_text,
     write_catalogue,
@@ -31,10 +34,9 @@ from agui_pipelines.keyspace import (
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import Within, compared
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
-from agui_pipelines.phases.import_ import portions
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
-from agui_pipelines.ports import Consistent, Store
+from agui_pipelines.ports import BATCH_BYTES, Consistent, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import Digester, Kind, Reject, gathered
 from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter
@@ -43,7 +45,13 @@ from agui_pipelines.staging.workspace import new_id
 
 PHASE: Final = "backup"
 RESTORE: Final = "restore"
+RESTORE_BEGUN: Final = "restore_begun"
+"""Recorded before a restore writes to the target: what was imported before is no longer there for sure."""
+
+_SOURCE_RESTORED: Final = "restore_source"
 _DELETED: Final = "backup_deleted"
+_HELD_KEYS: Final = 50_000
+"""Keys of a range that are held in memory to tell which of the records between its bounds are wanted, about."""
 
 End = Literal["source", "target"]
 
@@ -98,11 +106,13 @@ def create(session: Session, of: End = "target") -> Backup:
 
 
 def ensure(session: Session, plan: Plan, staged: Iterable[SnapshotReader]) -> Backup | None:
-    """Back up what the target holds under the ids of staged snapshots, but for those that a backup of the plan covers.
+    """Back up what the target holds under the ids of staged snapshots, but for those that a backup of the plan has already.
 
-    To be called before the first of them is written. Raises `BackupError` if something under those ids cannot be read.
+    To be called before the first of them is written: what a range that was staged anew has written before is not what was
+    there. Raises `BackupError` if something under those ids cannot be read.
     """
-    covered = {id_ for backup in backups(session) if backup.plan_id == plan.plan_id for id_ in backup.covers}
+    before = of_plan(session, plan.plan_id)
+    covered = {id_ for backup in before for id_ in backup.covers}
     wanted = [snapshot for snapshot in staged if snapshot.manifest.snapshot_id not in covered]
     if not wanted:
         return None
@@ -113,6 +123,11 @@ def ensure(session: Session, plan: Plan, staged: Iterable[SnapshotReader]) -> Ba
                 for batch in snapshot.batches(kind, ["state_id"]):
                     columns = [batch.column(0).cast(pa.binary()), pa.repeat(1, batch.num_rows)]
                     yield pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
+        for backup in before:
+            with session.workspace.reading(backup.catalogue) as file:
+                for batch in pq.ParquetFile(file).iter_batches(columns=["key"]):
+                    columns = [batch.column(0), pa.repeat(LEFT_OUT, batch.num_rows)]
+                    yield pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
 
     return _create(session, "target", plan.plan_id, keys(), tuple(s.manifest.snapshot_id for s in wanted))
 
@@ -121,6 +136,20 @@ def backups(session: Session) -> list[Backup]:
     """All backups that have not been deleted, oldest first."""
     deleted = {entry.unit for entry in session.ledger.entries(phase=_DELETED)}
     return [_from_entry(e) for e in session.ledger.entries(phase=PHASE) if e.unit not in deleted]
+
+
+def outstanding(session: Session) -> list[Backup]:
+    """The backups of the target that have not been put back, oldest first."""
+    restored = {entry.unit for entry in session.ledger.entries(phase=RESTORE)}
+    return [backup for backup in backups(session) if backup.of == "target" and backup.backup_id not in restored]
+
+
+def of_plan(session: Session, plan_id: str) -> list[Backup]:
+    """What the target held under the ids of a plan before its first write, oldest first; no id is in two of them.
+
+    A backup that was put back does not count: what comes next is another first write.
+    """
+    return [backup for backup in outstanding(session) if backup.plan_id == plan_id]
 
 
 def find(session: Session, backup_id: str | None = None) -> Backup:
@@ -163,19 +192,22 @@ def restore(session: Session, backup: Backup) -> RestoreReport:
     with opened() as store:
         _require_same_place(backup, store)
         store.prepare()
+    if backup.of == "target":
+        session.ledger.record(Entry(RESTORE_BEGUN, backup.plan_id, backup.backup_id))
     meter = session.meter(RESTORE, total=sum(backup.records.values()))
     session.in_parallel(partial(_write_back, session, opened, meter), _snapshots(session, backup))
     removed = _remove_others(session, backup, opened)
-    expired = _require_restored(session, backup, opened)
+    expired = require_restored(session, backup)
     progress = session.conclude(meter, backup.plan_id)
     report = RestoreReport(backup.backup_id, backup.records, expired, removed, progress.seconds)
-    session.ledger.record(Entry(RESTORE, backup.plan_id, backup.backup_id, outputs=asdict(report)))
+    phase = RESTORE if backup.of == "target" else _SOURCE_RESTORED
+    session.ledger.record(Entry(phase, backup.plan_id, backup.backup_id, outputs=asdict(report)))
     return report
 
 
 def delete(session: Session, backup: Backup, *, force: bool = False) -> None:
-    """Delete a backup. Raises `RefusedError`, unless `force`, while the migration that it was made for is not proven."""
-    if not force and backup.plan_id and not _is_proven(session, backup.plan_id):
+    """Delete a backup. Raises `RefusedError`, unless `force`, while it may be needed: see `_is_needed`."""
+    if not force and _is_needed(session, backup):
         raise RefusedError(
             f"The backup {backup.backup_id} was made for the plan {backup.plan_id}, which has not been validated.",
             why="It is the only way back.",
@@ -189,18 +221,21 @@ def delete(session: Session, backup: Backup, *, force: bool = False) -> None:
 
 
 def prune(session: Session, keep: int) -> list[Backup]:
-    """Delete all but the newest `keep` backups of each end, and those of migrations that are not proven; which were."""
+    """Delete all but the newest `keep` backups of each end, and those that may be needed; which were."""
     existing = backups(session)
     old = [b for of in ("source", "target") for b in [b for b in existing if b.of == of][: -keep or None]]
-    gone = [backup for backup in old if not backup.plan_id or _is_proven(session, backup.plan_id)]
+    gone = [backup for backup in old if not _is_needed(session, backup)]
     for backup in gone:
         delete(session, backup)
     return gone
 
 
-def _is_proven(session: Session, plan_id: str) -> bool:
-    entry = session.ledger.last("validate", plan_id=plan_id)
-    return entry is not None and bool(entry.outputs["passed"])
+def _is_needed(session: Session, backup: Backup) -> bool:
+    """Whether a backup was made for a migration that is neither proven nor undone yet."""
+    if not backup.plan_id or backup not in outstanding(session):
+        return False
+    proof = session.ledger.last("validate", plan_id=backup.plan_id)
+    return proof is None or not proof.outputs["passed"]
 
 
 def _opened(session: Session, of: End) -> AbstractContextManager[Store]:
@@ -212,9 +247,29 @@ def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBat
     name = f"catalogues/{backup_id}.parquet"
     with session.workspace.writing(name) as file:
         write_catalogue(keys, file)
-    with session.workspace.reading(name) as file:
-        ranges = cut(file, session.migration.ranges)
     made: dict[str, str] = {}
+    try:
+        backup = _sealed(session, of, plan_id, backup_id, covers, made)
+    except BaseException:
+        with suppress(MigrationError):  # the reason matters, not that there is something left to be cleaned
+            for snapshot_id in made.values():
+                session.workspace.remove_folder(f"snapshots/{snapshot_id}")
+            session.workspace.remove(name)
+        raise
+    prune(session, session.migration.backup.keep)
+    return backup
+
+
+def _sealed(
+    session: Session, of: End, plan_id: str, backup_id: str, covers: tuple[str, ...], made: dict[str, str]
+) -> Backup:
+    """Read what the catalogue names, and record the backup. What was sealed is told in `made`, by range, at once."""
+    name = f"catalogues/{backup_id}.parquet"
+    with session.workspace.reading(name) as file:
+        count = session.migration.ranges
+        if covers:
+            count = min(MAX_RANGES, max(count, pq.ParquetFile(file).metadata.num_rows // _HELD_KEYS + 1))
+        ranges = cut(file, count)
     records = dict.fromkeys(map(str, Kind), 0)
     size = 0
     lock = threading.Lock()
@@ -262,7 +317,7 @@ def _read(
     unreadable: list[Reject] = []
 
     def reject(found: Reject) -> None:
-        if keys is None or _owner(found, keys):
+        if keys is None or owned_by(keys, found.id):
             unreadable.append(found)
 
     with SnapshotWriter(session.workspace, stage="backup", plan_id=backup_id, range_=span.range.name) as writer:
@@ -279,16 +334,11 @@ def _read(
                 f"What {store.describe()} holds under {len(unreadable):,} ids cannot be read, so it cannot be backed up: "
                 f"{named([found.name for found in unreadable])}. {unreadable[0].detail}",
                 why="It could not be put back. Nothing was written.",
-                remedy="Mend or remove it there, then run again.",
+                remedy="Mend or remove it there, then run again; or set backup.before_import to false to import without a way "
+                "back.",
                 ids=[found.name for found in unreadable],
             )
         return writer.seal()
-
-
-def _owner(reject: Reject, keys: frozenset[bytes]) -> bool:
-    """Whether something that cannot be read belongs to one of the keys: it is named ``<state>`` or ``<state>/<record>``."""
-    parts = reject.id.split(b"/")
-    return any(b"/".join(parts[:count]) in keys for count in range(1, len(parts) + 1))
 
 
 def _snapshots(session: Session, backup: Backup) -> list[SnapshotReader]:
@@ -300,7 +350,7 @@ def _write_back(
 ) -> None:
     with opened() as store:
         for segment in snapshot.manifest.segments:
-            for batch in portions(session, snapshot, segment):
+            for batch in snapshot.portions(segment, session.migration.batch_size, BATCH_BYTES):
                 session.require_going()
                 store.write(Kind(segment.kind), batch)
                 meter.add(batch.num_rows, batch.nbytes)
@@ -327,11 +377,13 @@ def _remove_others(
     return removed
 
 
-def _require_restored(session: Session, backup: Backup, opened: Callable[[], AbstractContextManager[Store]]) -> int:
+def require_restored(session: Session, backup: Backup) -> int:
     """How many states are gone because their time was over. Raises `BackupError` unless all else is as it was."""
+    opened = partial(_opened, session, backup.of)
     meter = session.meter("restore_proof", total=sum(backup.records.values()))
     snapshots = _snapshots(session, backup)
-    with compared(session, snapshots, meter, opened=opened, within=_within(session, backup)) as (comparison, _):
+    there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup))
+    with there as (comparison, unreadable):
         found = {kind: comparison.result(kind) for kind in Kind}
     wrong = [
         f"{ids.count:,} {kind}{'s' if ids.count != 1 else ''} {word} ({named(ids.ids)})"
@@ -339,6 +391,8 @@ def _require_restored(session: Session, backup: Backup, opened: Callable[[], Abs
         for word, ids in (("missing", result.missing), ("different", result.corrupted), ("too many", result.extra))
         if ids.count
     ]
+    if unreadable.count:
+        wrong.append(f"{unreadable.count:,} records that cannot be read ({named(unreadable.ids)})")
     if wrong:
         raise BackupError(
             f"After the backup {backup.backup_id} was restored, {backup.place} is not as it was: {'; '.join(wrong)}.",

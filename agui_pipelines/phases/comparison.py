@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agui_pipelines.canonical import Trait
-from agui_pipelines.keyspace import DUCKDB, KeyRange, Span, cut, held_by, write_catalogue
+from agui_pipelines.keyspace import DUCKDB, KeyRange, Span, cut, held_by, owned_by, write_catalogue
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Store
@@ -245,11 +245,12 @@ def compared(
         with opened() as store, reading() as file:
             span = Span(key_range, pq.ParquetFile(file))
             keys = span.key_set() if within else None
+            reject = partial(unreadable.add, keys)
             for kind in store.kinds:
-                for batch in ahead(gathered(store.read(kind, span, unreadable.add), GATHER_ROWS, GATHER_BYTES)):
+                for batch in ahead(gathered(store.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
                     session.require_going()
                     wanted = batch if keys is None else held_by(keys, batch)
-                    for usable in digested_or_rejected(kind, wanted, unreadable.add, digester=digester):
+                    for usable in digested_or_rejected(kind, wanted, reject, digester=digester):
                         comparison.observe(kind, usable)
                     meter.add(wanted.num_rows, wanted.nbytes)
 
@@ -286,7 +287,10 @@ class _Unreadable:
         self._count = 0
         self._lock = threading.Lock()
 
-    def add(self, reject: Reject) -> None:
+    def add(self, keys: frozenset[bytes] | None, reject: Reject) -> None:
+        """Take what belongs to one of the keys, if only those are looked at."""
+        if keys is not None and not owned_by(keys, reject.id):
+            return
         with self._lock:
             self._count += 1
             if len(self._names) < LIST_LIMIT:

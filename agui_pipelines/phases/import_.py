@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
-
-import pyarrow as pa
 
 from agui_pipelines.errors import StagingError
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import require_importable
+from agui_pipelines.phases.backup import RESTORE_BEGUN, Backup, ensure, of_plan
 from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged, staged_ranges
 from agui_pipelines.ports import BATCH_BYTES, Store, Written
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import Kind, sliced
+from agui_pipelines.records import Kind
 from agui_pipelines.staging import Segment, SnapshotReader
 
 PHASE: Final = "import"
+BEGUN: Final = "import_begun"
+"""Recorded before the first write, with the Dagster run in which that is."""
+
 _SEGMENT_PHASE: Final = "import_segment"
 
 
@@ -68,10 +70,12 @@ class ImportReport:
 def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport:
     """Import the named key ranges, which must have been staged.
 
-    Raises `RejectLimitError` or `CollisionError` before anything is written.
+    What the target holds under their ids is backed up first, unless `backup.before_import` is false. Raises
+    `RejectLimitError`, `LossError`, `CollisionError` or `BackupError` before anything is written.
     """
+    back_up(session, plan, ranges)
     snapshots = {name: _require_staged(session, plan, name) for name in ranges}
-    require_importable(session, staged_ranges(session, plan).values())
+    session.ledger.record(Entry(BEGUN, plan.plan_id, outputs={"run_id": session.run_id, "ranges": list(ranges)}))
     with session.target() as target:
         target.prepare()
     meter = session.meter(PHASE, total=sum(s.manifest.records for s in snapshots.values()))
@@ -87,6 +91,25 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     session.in_parallel(one, ranges)
     progress = session.conclude(meter, plan.plan_id)
     return ImportReport(plan.plan_id, tuple(reports[name] for name in ranges), progress.seconds)
+
+
+def back_up(session: Session, plan: Plan, ranges: Sequence[str]) -> list[Backup]:
+    """Back up what an import of the named key ranges is going to replace; all backups of the plan.
+
+    Raises what an import raises before anything is written.
+    """
+    snapshots = [_require_staged(session, plan, name) for name in ranges]
+    require_importable(session, staged_ranges(session, plan).values())
+    if session.migration.backup.before_import:
+        ensure(session, plan, snapshots)
+    return of_plan(session, plan.plan_id)
+
+
+def imported(session: Session, plan: Plan, snapshot: SnapshotReader) -> Entry | None:
+    """The ledger's entry that a staged snapshot has been imported, and not been taken back since; None if there is none."""
+    manifest = snapshot.manifest
+    unit, basis = manifest.range, manifest.snapshot_id
+    return session.ledger.last(PHASE, plan_id=plan.plan_id, unit=unit, basis=basis, since=RESTORE_BEGUN)
 
 
 def _require_staged(session: Session, plan: Plan, name: str) -> SnapshotReader:
@@ -105,7 +128,7 @@ def _import_range(
 ) -> RangeImport:
     manifest = snapshot.manifest
     basis = manifest.snapshot_id
-    done = session.ledger.last(PHASE, plan_id=plan.plan_id, unit=manifest.range, basis=basis) if resumable else None
+    done = imported(session, plan, snapshot) if resumable else None
     if done is not None:
         meter.add(manifest.records, manifest.document_bytes)
         return RangeImport(**{**done.outputs, "resumed": True})
@@ -139,12 +162,16 @@ def _import_segment(
 ) -> Written:
     unit, basis = f"{snapshot.manifest.range}/{segment.path}", snapshot.manifest.snapshot_id
     ledger = session.ledger
-    done = ledger.last(_SEGMENT_PHASE, plan_id=plan.plan_id, unit=unit, basis=basis) if resumable else None
+    done = (
+        ledger.last(_SEGMENT_PHASE, plan_id=plan.plan_id, unit=unit, basis=basis, since=RESTORE_BEGUN)
+        if resumable
+        else None
+    )
     if done is not None:
         meter.add(segment.records, segment.document_bytes)
         return Written(**done.outputs)
     written = Written()
-    for batch in portions(session, snapshot, segment):
+    for batch in snapshot.portions(segment, session.migration.batch_size, BATCH_BYTES):
         session.require_going()
         written += target.write(Kind(segment.kind), batch)
         meter.add(batch.num_rows, batch.nbytes)
@@ -152,11 +179,3 @@ def _import_segment(
     if len(snapshot.manifest.segments) > 1:  # otherwise the range's own entry says the same
         ledger.record(Entry(_SEGMENT_PHASE, plan.plan_id, unit, basis, outputs=asdict(written)))
     return written
-
-
-def portions(session: Session, snapshot: SnapshotReader, segment: Segment) -> Iterator[pa.RecordBatch]:
-    """The records of a segment in batches as a store takes them."""
-    size = session.migration.batch_size
-    for batch in snapshot.segment_batches(segment):
-        for start in range(0, batch.num_rows, size):
-            yield from sliced(batch.slice(start, size), BATCH_BYTES)

@@ -44,13 +44,19 @@ class Session:
     """Called about twice a second, in the calling thread, while workers work."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when the run is to end; workers look at it between batches."""
+    run_id: str = ""
+    """The Dagster run that the work is part of, if it is part of one."""
 
     @classmethod
     def open(
-        cls, migration: Migration, listener: Listener = silent, heartbeat: Callable[[], None] = _nothing
+        cls,
+        migration: Migration,
+        listener: Listener = silent,
+        heartbeat: Callable[[], None] = _nothing,
+        run_id: str = "",
     ) -> Session:
         workspace = Workspace(migration.workspace_url, migration.name)
-        return cls(migration, workspace, Ledger(workspace), listener, heartbeat)
+        return cls(migration, workspace, Ledger(workspace), listener, heartbeat, run_id=run_id)
 
     @contextmanager
     def source(self, plan_id: str = "") -> Iterator[Reader]:

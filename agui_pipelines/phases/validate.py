@@ -15,12 +15,12 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import rejects
 from agui_pipelines.phases.comparison import KindComparison, compared
 from agui_pipelines.phases.expect import asked_of, expect_loaded, recorded, told
-from agui_pipelines.phases.import_ import PHASE as IMPORT
+from agui_pipelines.phases.import_ import imported
+from agui_pipelines.phases.leftovers import remove_leftovers
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged_ranges
 from agui_pipelines.records import Kind
-from agui_pipelines.staging import SnapshotReader
 
 PHASE: Final = "validate"
 
@@ -114,9 +114,7 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
     """
     snapshots = staged_ranges(session, plan)
     pending = [
-        r.name
-        for r in plan.ranges
-        if r.name not in snapshots or not _imported(session, plan, r.name, snapshots[r.name])
+        r.name for r in plan.ranges if r.name not in snapshots or imported(session, plan, snapshots[r.name]) is None
     ]
     if pending:
         raise StagingError(
@@ -153,12 +151,8 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
     name = f"reports/{plan.plan_id}-validation.json"
     session.workspace.write(name, orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2))
     session.ledger.record(Entry(PHASE, plan.plan_id, outputs={"passed": report.passed, "public": report.to_dict()}))
+    remove_leftovers(session)
     return report
-
-
-def _imported(session: Session, plan: Plan, range_: str, snapshot: SnapshotReader) -> bool:
-    basis = snapshot.manifest.snapshot_id
-    return session.ledger.last(IMPORT, plan_id=plan.plan_id, unit=range_, basis=basis) is not None
 
 
 def require_passed(report: ValidationReport) -> None:

@@ -9,17 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
-from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from agui_pipelines.errors import SpecError
 from agui_pipelines.keyspace import MAX_RANGES
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
-from agui_pipelines.spec.section import FLAT_DIALECT, Section, unknown_key
+from agui_pipelines.spec.section import FLAT_DIALECT, Duration, Section, unknown_key
 from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
 from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, resolved, struck
@@ -29,7 +38,12 @@ DEFAULT_WORKSPACE: Final = ".agui"
 
 Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds", "history", "snapshots"]
 
-_UNDECISIVE: Final = frozenset({"batch_size", "parallelism", "limits", "workspace", "accept_losses", "expectations"})
+_UNDECISIVE: Final = frozenset(
+    {
+        *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
+        "expectations",
+    }
+)
 """Keys that may change without what was done so far becoming wrong."""
 
 ALIASES: Final = {"postgres": "postgresql"}
@@ -76,6 +90,45 @@ class Expectations(Section):
     loaded: Paths = ()
 
 
+class BackupOptions(Section):
+    """What is backed up of the target, and for how long."""
+
+    before_import: bool = True
+    """Whether what the target holds under the ids that an import writes is backed up before; without, there is no way back."""
+    keep: int = Field(5, ge=1)
+    """Backups that are kept, of each end; those that may be needed besides."""
+
+
+class Hook(Section):
+    """A command of the operator's: an argument list, or a line that is split as a shell would, and run without one."""
+
+    command: tuple[str, ...]
+    timeout: Duration = 300.0
+    """Seconds after which it, and what it has started, is ended, and counts as failed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_line(cls, value: Any) -> Any:
+        return {"command": value} if isinstance(value, str | list) else value
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        words = shlex.split(value) if isinstance(value, str) else value
+        if not words:
+            raise ValueError("the command is empty")
+        return words
+
+
+class Hooks(Section):
+    """Commands of the operator's that a rollback runs around its work."""
+
+    stop: Hook | None = None
+    """Ends whatever uses the target."""
+    start: Hook | None = None
+    """Begins it again."""
+
+
 class Migration(Section):
     """A migration file with its references resolved; lives in memory only."""
 
@@ -102,6 +155,10 @@ class Migration(Section):
     history_limit: int | None = Field(None, ge=1)
     """Versions of each state that are migrated, the newest ones; all unless given."""
     expectations: Expectations = Expectations()
+    backup: BackupOptions = BackupOptions()
+    on_failure: Literal["rollback", "keep"] = "rollback"
+    """What becomes of the target when an import or its validation fails: put back as it was, or left as it is."""
+    hooks: Hooks = Hooks()
     workspace: str = Field(DEFAULT_WORKSPACE, repr=False)
 
     _text: dict[str, Any] = PrivateAttr(default_factory=dict)

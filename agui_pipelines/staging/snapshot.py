@@ -20,7 +20,7 @@ from xxhash import xxh3_128
 
 from agui_pipelines.errors import StagingError
 from agui_pipelines.losses import Fates
-from agui_pipelines.records import DIGESTED, ORIGIN, REJECT, Kind, Reject, reject_batch
+from agui_pipelines.records import DIGESTED, ORIGIN, REJECT, Kind, Reject, reject_batch, sliced
 from agui_pipelines.staging.manifest import Manifest, Segment
 from agui_pipelines.staging.parts import PartsWriter, row_groups
 from agui_pipelines.staging.workspace import Workspace, new_id
@@ -257,6 +257,12 @@ class SnapshotReader:
                 yield from row_groups(parquet, columns, _document(parquet.schema_arrow))
             except (pa.ArrowException, OSError) as error:
                 raise _damaged(segment, str(error).splitlines()[0]) from error
+
+    def portions(self, segment: Segment, rows: int, max_bytes: int) -> Iterator[pa.RecordBatch]:
+        """The records of one segment in batches that a store takes: of at most so many rows and bytes of documents."""
+        for batch in self.segment_batches(segment):
+            for start in range(0, batch.num_rows, rows):
+                yield from sliced(batch.slice(start, rows), max_bytes)
 
     def verify(self) -> None:
         """Read every segment and compare its checksum. Raises `StagingError` for the first that differs."""

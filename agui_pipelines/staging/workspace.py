@@ -114,6 +114,16 @@ class Workspace:
         with _own_errors(path):
             path.unlink(missing_ok=True)
 
+    def remove_unfinished(self, before: datetime) -> None:
+        """Remove files that were written aside before a moment and never got their name: their writer was killed."""
+        if not self._local:
+            return  # an object store keeps nothing of a file that was not finished
+        with _own_errors(self.root):
+            for path in Path(str(self.root)).rglob(".*.tmp"):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before.timestamp():
+                        path.unlink()
+
     def names(self, folder: str) -> list[str]:
         """The names of the files and folders in a folder, sorted; none if it does not exist. Files aside are left out."""
         path = self.path(folder)

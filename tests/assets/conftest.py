@@ -65,6 +65,7 @@ class Launcher:
         assets: list[str] | None = None,
         ranges: tuple[str, str] = ("00", "15"),
         check: bool = False,
+        run_id: str | None = None,
         **config: Any,
     ) -> dg.ExecuteInProcessResult:
         """Run a job, or some of its assets, as the UI does: with nothing but the resource's configuration."""
@@ -77,6 +78,7 @@ class Launcher:
             tags=_ranges(*ranges),
             run_config={**QUIET, "resources": {"migration": {"config": settings}}},
             raise_on_error=check,
+            run_id=run_id,
         )
 
 

@@ -18,11 +18,13 @@ GRAPH = {
     "migration_plan": set(),
     "exported_snapshot": {"migration_plan"},
     "staged_snapshot": {"exported_snapshot"},
-    "target_states": {"staged_snapshot"},
+    "source_backup": set(),
+    "target_backup": {"staged_snapshot"},
+    "target_states": {"staged_snapshot", "target_backup"},
     "validation_report": {"target_states"},
     "import_preview": {"staged_snapshot"},
 }
-RANGED = {"exported_snapshot", "staged_snapshot", "target_states"}
+RANGED = {"exported_snapshot", "staged_snapshot", "target_backup", "target_states"}
 
 
 def specs():
@@ -63,14 +65,14 @@ def test_all_ranges_are_backfilled_in_one_run(name):
 
 def test_the_jobs_that_people_launch():
     jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert jobs.keys() == {"migrate", "dry_run", "validate"}
+    assert jobs.keys() == {"migrate", "dry_run", "validate", "rollback"}
     assert all(job.description for job in jobs.values())
 
 
 @pytest.mark.parametrize(
     ("job", "assets"),
     [
-        ("migrate", GRAPH.keys() - {"import_preview"}),
+        ("migrate", GRAPH.keys() - {"import_preview", "source_backup"}),
         ("dry_run", {"migration_plan", "exported_snapshot", "staged_snapshot", "import_preview"}),
         ("validate", {"validation_report"}),
     ],

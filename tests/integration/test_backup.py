@@ -13,10 +13,12 @@ import redis
 
 from agui_pipelines.errors import BackupError, RefusedError, StagingError, UsageError
 from agui_pipelines.keyspace import Span, cut, write_catalogue
+from agui_pipelines.ledger import Entry
 from agui_pipelines.phases import backup
+from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import current
-from agui_pipelines.phases.transform import staged_ranges
+from agui_pipelines.phases.transform import staged_ranges, transform
 from agui_pipelines.phases.validate import validate
 from agui_pipelines.records import SCHEMAS, Kind
 
@@ -234,6 +236,90 @@ def test_what_cannot_be_read_under_an_id_stops_the_import_and_elsewhere_does_not
     assert backup.backups(session) == []
     shared.write_bytes(content)
     assert backup.ensure(move.session(), plan, staged) is not None
+
+
+@pytest.mark.parametrize("scope", ["ids of a plan", "whole store"])
+def test_what_cannot_be_read_after_a_restore_is_not_called_restored(migration, ends, scope):
+    first, second, _ = ends("file")
+    base = Path(second["file_options"]["base_dir"])
+    session, plan = migration(source=first, target=second).stage()
+    made = backup.create(session)
+    if scope == "ids of a plan":
+        made = backup.ensure(session, plan, staged_ranges(session, plan).values())
+    import_(session, plan, [r.name for r in plan.ranges])
+    [new] = base.glob("states/*/new.json")
+    stray = base / "states" / "shard_0" / "elsewhere.json"
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes(b"no json")
+    if scope == "ids of a plan":
+        assert backup.restore(session, made).removed["state"] == 1  # another's, which does not matter here
+        new.write_bytes(b"no json")
+
+    with pytest.raises(BackupError, match="cannot be read"):
+        backup.restore(session, made)
+
+
+def test_a_range_that_is_staged_anew_backs_up_only_what_is_new(migration, ends, opened):
+    first, second, store = ends("postgresql")
+    before = everything(store)
+    session, plan, made = imported(migration(source=first, target=second))
+    source = opened(first)
+    written(source, Kind.STATE, {"state_id": "new", "data": b'{"new":2}'})
+    ranges = [r.name for r in plan.ranges]
+    for name in ranges:  # what had rejects is done again
+        session.ledger.record(Entry("export", plan.plan_id, name, outputs={"rejects": 1}))
+    export(session, plan, ranges)
+    transform(session, plan, ranges)
+
+    import_(session, plan, ranges)
+
+    second_made = backup.of_plan(session, plan.plan_id)[-1]
+    assert second_made != made
+    assert second_made.records == {"state": 0, "version": 0, "snapshot": 0}
+    for each in backup.of_plan(session, plan.plan_id):
+        backup.restore(session, each)
+    assert everything(store) == before
+
+
+def test_after_a_restore_the_plan_imports_and_backs_up_again(migration, ends):
+    first, second, store = ends("redis")
+    session, plan, made = imported(migration(source=first, target=second))
+    backup.restore(session, made)
+    store.set_state("new", b'{"written":"since"}')
+    before = everything(store)
+
+    report = import_(session, plan, [r.name for r in plan.ranges])
+
+    assert not any(r.resumed for r in report.ranges)
+    assert validate(session, plan).passed
+    [again] = backup.of_plan(session, plan.plan_id)
+    assert again.backup_id != made.backup_id
+    backup.restore(session, again)
+    assert everything(store) == before
+
+
+def test_a_backup_that_fails_leaves_nothing_behind(migration, ends, tmp_path):
+    first, second, _ = ends("file")
+    base = Path(second["file_options"]["base_dir"])
+    session = migration(source=first, target=second).session()
+    [path] = base.glob("states/*/untouched.json")
+    path.write_bytes(b"no json")
+
+    with pytest.raises(BackupError):
+        backup.create(session)
+
+    workspace = tmp_path / ".agui" / "story"
+    assert list((workspace / "catalogues").glob("backup-*")) == []
+    assert list(workspace.glob("snapshots/*/*")) == []
+
+
+def test_no_more_backups_are_kept_than_the_migration_says(migration, ends):
+    first, second, _ = ends("redis")
+    session = migration(source=first, target=second, backup={"keep": 2}).session()
+    made = [backup.create(session) for _ in range(3)]
+    source = backup.create(session, "source")
+
+    assert backup.backups(session) == [*made[1:], source]
 
 
 def test_a_backup_is_kept_until_the_migration_is_proven(migration, ends, tmp_path):

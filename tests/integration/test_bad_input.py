@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import redis
 
-from agui_pipelines.errors import CollisionError, RejectLimitError, StoreError
+from agui_pipelines.errors import BackupError, CollisionError, RejectLimitError, StoreError
 from agui_pipelines.ports import Version
 from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.stores.file_layout import Layout
@@ -264,26 +264,36 @@ def test_a_source_of_which_a_folder_leads_elsewhere_is_refused(migration, config
         migration(source=config("file", "first"), target=config("redis", "second")).run()
 
 
-def test_a_link_in_the_target_is_replaced_and_what_it_leads_to_stays(migration, config, opened, tmp_path):
+@pytest.mark.parametrize("safe", [True, False])
+def test_what_a_link_in_the_target_leads_to_stays(migration, config, opened, tmp_path, safe):
     first, second = config("redis", "first"), config("file", "second")
     opened(first).set_state("user-1", b'{"n":1}')
     outside = tmp_path / "precious"
     outside.write_bytes(b'{"n":0}')
     at(tmp_path / "second", "states", "user-1", "user-1.json").symlink_to(outside)
 
-    assert migration(source=first, target=second).run().validation.passed
+    move = migration(source=first, target=second, backup={"before_import": safe})
+
+    if safe:
+        with pytest.raises(BackupError, match="user-1"):  # what the link leads to is not the store's
+            move.run()
+    else:
+        assert move.run().validation.passed
+        assert states_of(opened(second)) == {"user-1": {"n": 1}}
 
     assert outside.read_bytes() == b'{"n":0}'
-    assert states_of(opened(second)) == {"user-1": {"n": 1}}
 
 
-def test_a_folder_in_the_place_of_a_targets_file_is_an_error_that_names_it(migration, config, opened, tmp_path):
+@pytest.mark.parametrize(("safe", "name"), [(True, "user-1"), (False, r"user-1\.json")])
+def test_a_folder_in_the_place_of_a_targets_file_is_an_error_that_names_it(
+    migration, config, opened, tmp_path, safe, name
+):
     first, second = config("redis", "first"), config("file", "second")
     opened(first).set_state("user-1", b'{"n":1}')
     at(tmp_path / "second", "states", "user-1", "user-1.json").joinpath("x").mkdir(parents=True)
 
-    with pytest.raises(StoreError, match=r"user-1\.json"):
-        migration(source=first, target=second).run()
+    with pytest.raises(BackupError if safe else StoreError, match=name):
+        migration(source=first, target=second, backup={"before_import": safe}).run()
 
     assert [name for name in tree(tmp_path / "second") if b".agui" in name] == []
 

@@ -713,6 +713,7 @@ def test_progress_is_told_to_the_end_of_every_phase(legacy, move):
         "plan": (50, 50),
         "export": (50, 50),
         "transform": (50, 50),
+        "backup": (0, 0),
         "import": (50, 50),
         "validate": (50, 50),
     }

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -234,6 +235,26 @@ def test_what_a_killed_run_left_behind_is_not_read(legacy, move, target, expecte
     assert outcome.validation.passed
     assert moved(target) == expected
     assert not {r.snapshot_id for r in outcome.exported.ranges} & {folder.name for folder in orphans}
+
+
+def test_what_a_killed_run_left_behind_is_removed_after_a_day(move, target, expected, forker):
+    forker.end(forker.start(move, "before snapshots/exported-02-*/manifest.json"))
+    [orphan] = {f.parent for f in (move.workspace / "snapshots").glob("exported-02-*/state-*.parquet")}
+    old = orphan.rename(re.sub(r"\d{8}T", "20260101T", str(orphan)))
+    catalogue = move.workspace / "catalogues" / "plan-20260101T000000-abcdef.parquet"
+    aside = move.workspace / "ledger" / ".x.json.abcd1234.tmp"
+    for file in (catalogue, aside):
+        file.write_bytes(b"half")
+    os.utime(aside, (0, 0))
+    fresh = move.workspace / "ledger" / ".y.json.abcd1234.tmp"
+    fresh.write_bytes(b"being written")
+    kept = {path.name for path in (move.workspace / "snapshots").iterdir()} - {old.name}
+
+    assert move.run().validation.passed
+
+    assert kept <= {path.name for path in (move.workspace / "snapshots").iterdir()}
+    assert [path for path in (old, catalogue, aside) if path.exists()] == []
+    assert fresh.exists()
 
 
 def test_two_runs_at_the_same_time_do_no_harm(move, target, expected, forker):

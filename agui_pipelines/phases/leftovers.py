@@ -1,0 +1,43 @@
+"""Leftovers: what runs that were killed have left in the workspace. No ledger entry knows it, so nothing ever reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from agui_pipelines.phases.backup import backups
+from agui_pipelines.phases.session import Session
+
+_GRACE: Final = timedelta(days=1)
+"""What is younger may belong to a run that is going on and has not recorded it yet."""
+
+_MADE: Final = re.compile(r"-(\d{8}T\d{6})-[0-9a-f]{6}(\.parquet)?$")
+"""The end of names that `staging.workspace.new_id` makes."""
+
+
+def remove_leftovers(session: Session) -> None:
+    """Remove snapshots and catalogues that nothing knows, and files that were never finished, once they are a day old."""
+    before = datetime.now(UTC) - _GRACE
+    known = set(_known(session))
+    for folder, remove in (
+        ("snapshots", session.workspace.remove_folder),
+        ("catalogues", session.workspace.remove),
+    ):
+        for name in session.workspace.names(folder):
+            made = _MADE.search(name)
+            if name.removesuffix(".parquet") not in known and made and made[1] < f"{before:%Y%m%dT%H%M%S}":
+                remove(f"{folder}/{name}")
+    session.workspace.remove_unfinished(before)
+
+
+def _known(session: Session) -> Iterator[str]:
+    for entry in session.ledger.entries():
+        if entry.phase in ("export", "transform"):
+            yield entry.outputs["snapshot_id"]
+        elif entry.phase == "plan":
+            yield entry.plan_id
+    for backup in backups(session):
+        yield backup.backup_id
+        yield from backup.snapshots.values()

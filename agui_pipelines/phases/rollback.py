@@ -1,0 +1,192 @@
+"""Rollback: put the target back as it was before a plan's first write, by itself after a failure, or when asked.
+
+By itself it undoes what the failed run imported, and only while the target is not live. When asked, it runs the operator's
+hooks around the restore: verify the backup, stop, restore, start, validate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from agui_pipelines.errors import BackupError, RefusedError, RollbackError
+from agui_pipelines.ledger import Entry, Ledger
+from agui_pipelines.phases import backup as backups
+from agui_pipelines.phases.backup import Backup, RestoreReport
+from agui_pipelines.phases.hooks import run_hook
+from agui_pipelines.phases.import_ import BEGUN
+from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.transform import PHASE as TRANSFORM
+
+PHASE: Final = "rollback"
+CUTOVER: Final = "cutover"
+"""Ledger entries of this phase say which side is ``live``: ``source`` or ``target``."""
+
+StepName = Literal["verify", "stop", "restore", "start", "validate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a rollback that was asked for."""
+
+    step: StepName
+    detail: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aftermath:
+    """What became of the target after a run that failed."""
+
+    status: Literal["nothing_written", "rolled_back", "kept", "live"]
+    sentence: str
+    restored: tuple[RestoreReport, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"status": self.status, "restored": [asdict(report) for report in self.restored]}
+
+
+def imported_in(ledger: Ledger, run_id: str) -> Entry | None:
+    """The ledger's entry of the import that a Dagster run has begun; None if it did not come so far."""
+    begun = ledger.entries(phase=BEGUN, since=backups.RESTORE)
+    return next((entry for entry in reversed(begun) if entry.outputs["run_id"] == run_id), None)
+
+
+def after_failure(session: Session, run_id: str) -> Aftermath:
+    """Undo what a failed run has imported, if the migration wants that and the target is not live.
+
+    Raises `RollbackError` if the target could not be put back; its backups are kept.
+    """
+    begun = imported_in(session.ledger, run_id)
+    if begun is None:
+        return Aftermath("nothing_written", "Nothing was written to the target.")
+    if is_live(session.ledger):
+        return Aftermath(
+            "live",
+            "The target is live since its cutover, so it was left as it is. Look at it, and decide: agui-migrate rollback "
+            "would take back what was written since.",
+        )
+    if session.migration.on_failure == "keep":
+        return Aftermath("kept", "The target was left as it is (on_failure: keep). To undo it: agui-migrate rollback")
+    made = backups.of_plan(session, begun.plan_id)
+    if not made:
+        return Aftermath("kept", "The target was left as it is: there is no backup (backup.before_import is false).")
+    own = _of_ranges(session, made, begun)
+    if own is None:
+        return Aftermath(
+            "kept",
+            "The target was left as it is, as the backup is also of key ranges that other runs imported. To undo them all: "
+            "agui-migrate rollback",
+        )
+    try:
+        restored = tuple(backups.restore(session, each) for each in reversed(own))
+    except Exception as error:
+        raise RollbackError(
+            f"The target could not be put back as it was: {error}",
+            why=f"It holds part of the import. Its backups are kept: {', '.join(each.backup_id for each in own)}.",
+            remedy="Mend what stands in the way, then: agui-migrate rollback",
+            backups=[each.backup_id for each in own],
+        ) from error
+    _record(session, begun.plan_id, restored, automatic=True)
+    return Aftermath("rolled_back", _told(restored), restored)
+
+
+def is_live(ledger: Ledger) -> bool:
+    """Whether a cutover has made the target the side that applications use."""
+    entry = ledger.last(CUTOVER)
+    return entry is not None and entry.outputs["live"] == "target"
+
+
+def rollback(
+    session: Session, backup_id: str | None = None, *, tell: Callable[[Step], None] = lambda _: None
+) -> tuple[Step, ...]:
+    """Put back a backup of the target, or, without an id, all of the plan that was backed up last.
+
+    Each step is told when it is done. Raises `RefusedError` or `StagingError` before anything is stopped if there is no such
+    backup or it does not verify; `HookError` if a hook fails; `BackupError` if the target is not as it was.
+    """
+    backed_up = chosen(session, backup_id)
+    hooks = session.migration.hooks
+    steps: list[Step] = []
+    began = time.monotonic()
+
+    def done(name: StepName, detail: str) -> None:
+        nonlocal began
+        now = time.monotonic()
+        steps.append(Step(name, detail, round(now - began, 3)))
+        began = now
+        tell(steps[-1])
+
+    for each in backed_up:
+        backups.verify(session, each)
+    done("verify", f"{', '.join(each.backup_id for each in backed_up)}: intact")
+    if hooks.stop is not None:
+        run_hook(session, "stop", hooks.stop)
+    done("stop", "hook ended with 0" if hooks.stop else "no hook")
+    restored = tuple(backups.restore(session, each) for each in reversed(backed_up))
+    done("restore", _told(restored))
+    if hooks.start is not None:
+        run_hook(session, "start", hooks.start)
+    done("start", "hook ended with 0" if hooks.start else "no hook")
+    done("validate", _validated(session, backed_up))
+    _record(session, backed_up[-1].plan_id, restored, automatic=False)
+    return tuple(steps)
+
+
+def _validated(session: Session, backed_up: list[Backup]) -> str:
+    """What has become of the target since it was proven, right after the restore."""
+    if session.migration.hooks.start is None:
+        return "equal to the backup, by digest"
+    try:
+        for each in backed_up:
+            backups.require_restored(session, each)
+    except BackupError as error:
+        return f"was equal to the backup, and has been written to since the start hook: {error.message}"
+    return "equal to the backup, by digest, after the start hook too"
+
+
+def chosen(session: Session, backup_id: str | None = None) -> list[Backup]:
+    """What a rollback puts back: one backup, or all of the newest plan. Raises `RefusedError` if there is none."""
+    if backup_id is not None:
+        found = backups.find(session, backup_id)
+        if found.of != "target":
+            raise RefusedError(
+                f"The backup {backup_id} is of the source.",
+                why="A rollback puts back the target.",
+                remedy=f"To put back the source: agui-migrate backup restore --id {backup_id}",
+            )
+        return [found]
+    existing = backups.outstanding(session)
+    if not existing:
+        raise RefusedError(
+            f"There is nothing to roll back: the migration '{session.migration.name}' has no backup of its target "
+            "that was not put back already.",
+            why="Backups are made before an import writes, and by: agui-migrate backup create",
+            remedy="To put back an older one, name it; agui-migrate backup list shows them.",
+        )
+    newest = existing[-1]
+    return backups.of_plan(session, newest.plan_id) if newest.plan_id else [newest]
+
+
+def _of_ranges(session: Session, made: list[Backup], begun: Entry) -> list[Backup] | None:
+    """The backups of the key ranges that an import has begun; None if one of them is of others besides."""
+    staged = session.ledger.entries(phase=TRANSFORM, plan_id=begun.plan_id)
+    ours = {entry.outputs["snapshot_id"] for entry in staged if entry.unit in begun.outputs["ranges"]}
+    touched = [each for each in made if ours.intersection(each.covers)]
+    return touched if all(ours.issuperset(each.covers) for each in touched) else None
+
+
+def _told(restored: tuple[RestoreReport, ...]) -> str:
+    put_back = sum(sum(report.records.values()) for report in restored)
+    removed = sum(sum(report.removed.values()) for report in restored)
+    return (
+        f"The target was put back as it was, and that was proven: {put_back:,} records that were there before, "
+        f"{removed:,} removed that were not."
+    )
+
+
+def _record(session: Session, plan_id: str, restored: tuple[RestoreReport, ...], *, automatic: bool) -> None:
+    outputs = {"automatic": automatic, "backups": [report.backup_id for report in restored]}
+    session.ledger.record(Entry(PHASE, plan_id, outputs=outputs))

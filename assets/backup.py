@@ -1,0 +1,44 @@
+"""Backup: what source and target hold, sealed and read back, so that it can be put back exactly."""
+
+import dagster as dg
+
+from agui_pipelines.phases.backup import create
+from agui_pipelines.phases.import_ import back_up
+from agui_pipelines.resources import MigrationRun
+from assets import metadata
+from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES
+from assets.transform import staged_snapshot
+
+
+@dg.asset(group_name="prepare", kinds={"parquet"}, code_version="1", owners=["team:platform"])
+def source_backup(
+    context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]
+) -> dg.MaterializeResult[None]:
+    """Everything that the source holds, if it is an AG-UI store, as sealed snapshots.
+
+    `agui-migrate backup restore` puts it back. Not part of a migration, which reads its source only once; materialize it
+    before a source is switched off. A foreign system has its own backups.
+    """
+    with migration.session(context) as session:
+        return dg.MaterializeResult(metadata=metadata.of_backups([create(session, "source")]))
+
+
+@dg.asset(
+    group_name="prepare",
+    kinds={"parquet"},
+    code_version="1",
+    owners=["team:platform"],
+    deps=[staged_snapshot],
+    partitions_def=KEY_RANGES,
+    backfill_policy=ALL_IN_ONE_RUN,
+)
+def target_backup(
+    context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]
+) -> dg.MaterializeResult[None]:
+    """What the target holds under the ids that the import will write, as sealed snapshots, each read back and verified.
+
+    A rollback puts it back and removes what was not there. Made once for each plan, before its first write.
+    """
+    with migration.planned(context) as (session, plan):
+        made = back_up(session, plan, context.partition_keys)
+        return dg.MaterializeResult(metadata={"plan_id": plan.plan_id, **metadata.of_backups(made)})

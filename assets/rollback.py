@@ -1,0 +1,35 @@
+"""Rollback: an op, so that no "materialize all" ever reaches it."""
+
+import dagster as dg
+
+from agui_pipelines.errors import RefusedError
+from agui_pipelines.phases.rollback import after_failure, rollback
+from agui_pipelines.resources import MigrationRun
+
+
+class RollbackConfig(dg.Config):
+    """What is to be taken back."""
+
+    backup: str = ""
+    """Id of a backup; empty for what the target held before the newest migration."""
+    after_run: str = ""
+    """Id of a run that failed: only what that run imported is taken back, and only while the target is not live."""
+
+
+@dg.op
+def target_rollback(
+    context: dg.OpExecutionContext, config: RollbackConfig, migration: dg.ResourceParam[MigrationRun]
+) -> None:
+    """Verify the backup, run the stop hook, restore, run the start hook, validate; or undo what a failed run imported."""
+    with migration.session(context) as session:
+        if not config.after_run:
+            steps = rollback(
+                session, config.backup or None, tell=lambda step: context.log.info("%s: %s", step.step, step.detail)
+            )
+            context.add_output_metadata({step.step: step.detail for step in steps})
+            return
+        aftermath = after_failure(session, config.after_run)
+        context.log.info(aftermath.sentence)
+        if aftermath.status == "live":  # a run that fails is what people are alerted of
+            raise RefusedError(aftermath.sentence)
+        context.add_output_metadata({"status": aftermath.status, "said": aftermath.sentence})
