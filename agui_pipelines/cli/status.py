@@ -7,7 +7,8 @@ from typing import Any
 from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.ledger import Ledger
-from agui_pipelines.phases.backup import RESTORE_BEGUN
+from agui_pipelines.phases.backup import RESTORE, RESTORE_BEGUN
+from agui_pipelines.phases.import_ import BEGUN
 from agui_pipelines.phases.plan import is_open
 from agui_pipelines.staging import Workspace
 
@@ -52,13 +53,16 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
         )
         phases[phase] = {"ranges": len(newest), "records": records}
     validation = ledger.last("validate", plan_id=plan.plan_id)
+    taken_back = _taken_back(ledger, plan.plan_id)
     return {
         "migration": name,
         "state": _state(
             plan.outputs["purpose"],
             open_=is_open(ledger, plan.plan_id),
             passed=bool(validation and validation.outputs["passed"]),
+            taken_back=bool(taken_back),
         ),
+        "taken_back_at": taken_back,
         "plan_id": plan.plan_id,
         "planned_at": plan.at,
         "purpose": plan.outputs["purpose"],
@@ -69,7 +73,18 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
     }
 
 
-def _state(purpose: str, *, open_: bool, passed: bool) -> str:
+def _taken_back(ledger: Ledger, plan_id: str) -> str | None:
+    """When the target was put back as it was after the plan's last import had begun."""
+    begun = ledger.last(BEGUN, plan_id=plan_id)
+    if begun is None or ledger.last(BEGUN, plan_id=plan_id, since=RESTORE_BEGUN) is not None:
+        return None
+    restored = ledger.last(RESTORE, since=RESTORE_BEGUN)
+    return restored.at if restored else None
+
+
+def _state(purpose: str, *, open_: bool, passed: bool, taken_back: bool) -> str:
+    if taken_back:
+        return "taken back: the target is as it was; run it again to migrate"
     if open_:
         return "unfinished: run it again to resume"
     if purpose == "dry_run":

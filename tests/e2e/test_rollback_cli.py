@@ -60,9 +60,11 @@ def test_a_failure_puts_the_target_back_and_says_so(command, file, database, wha
     assert said.code == 1
     assert "put back as it was" in said.error
     assert held(database) == before
+    assert command("status", file, "--json").json["state"].startswith("taken back")
     database("DROP TRIGGER spoil_insert ON ag_states")
     assert command("run", file).code == 0
     assert len(held(database)) == 31
+    assert command("status", file, "--json").json["state"] == "migrated and proven"
 
 
 def test_a_rolled_back_failure_is_in_the_json(command, file, database):
