@@ -41,6 +41,7 @@ def execute(
     worker.warm()  # every job runs expectation suites
     with _quiet(debug=debug):
         import dagster as dg
+        import pandas as pd  # noqa: F401 - DuckDB does with its first batch, and it would count as a phase's time
         from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError
 
         from agui_pipelines.definitions import defs

@@ -352,7 +352,8 @@ def test_what_was_loaded_and_does_not_meet_a_suite_exits_1(command, expecting, d
     assert said.json["passed"] is False
     [failed] = [suite for suite in said.json["expectations"] if not suite["passed"]]
     assert (failed["stage"], failed["suite"], failed["failures"][0]["failing_ids"]) == ("loaded", "mine", ["state"])
-    assert len(documents()) == 30
+    assert said.json["failure"]["rollback"]["status"] == "rolled_back"
+    assert documents() == {}
 
 
 @pytest.mark.parametrize("stage", ["exported", "staged"])
