@@ -716,6 +716,7 @@ def test_progress_is_told_to_the_end_of_every_phase(legacy, move):
         "backup": (0, 0),
         "import": (50, 50),
         "validate": (50, 50),
+        "expect_loaded": (50, 50),
     }
 
 

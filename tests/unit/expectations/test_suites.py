@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from agui_pipelines.errors import SpecError
-from agui_pipelines.expectations.suites import Stage, Suite, parse, shipped, suites
+from agui_pipelines.expectations.suites import _KWARGS, COLUMNS, Stage, Suite, parse, shipped, suites
 from agui_pipelines.spec import Expectations
 
 NOT_NULL = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "state_id"}}
@@ -178,6 +179,17 @@ def test_suite_parameters_are_refused() -> None:
     values = {"name": "mine", "expectations": [], "suite_parameters": {"a": 1}}
     with pytest.raises(SpecError, match="unknown key 'suite_parameters'"):
         parse(Stage.STAGED, json.dumps(values).encode(), "mine.json")
+
+
+def test_the_documentation_names_every_type_and_column_and_its_example_is_usable() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "expectations.md").read_text("utf-8")
+    assert set(re.findall(r"`(expect_\w+)`", page)) == set(_KWARGS)
+    cells = [line.split(" | ") for line in page.splitlines() if line.count(" | ") == 3]
+    for (stage, frame), columns in COLUMNS.items():
+        [row] = [row for row in cells if f"`{stage}`" in row[0] and row[1] == f"`{frame}`"]
+        assert tuple(re.findall(r"`(\w+)`", row[3])) == columns
+    [example] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert parse(Stage.EXPORTED, example.encode(), "docs").name == "users"
 
 
 def test_looking_a_suite_through_imports_neither_great_expectations_nor_pandas() -> None:
