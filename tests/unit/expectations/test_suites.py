@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from agui_pipelines.errors import SpecError
-from agui_pipelines.expectations.suites import _KWARGS, COLUMNS, Stage, Suite, parse, shipped, suites
+from agui_pipelines.expectations.forms import KWARGS
+from agui_pipelines.expectations.suites import COLUMNS, Stage, Suite, parse, shipped, suites
 from agui_pipelines.spec import Expectations
 
 NOT_NULL = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "state_id"}}
@@ -183,7 +184,7 @@ def test_suite_parameters_are_refused() -> None:
 
 def test_the_documentation_names_every_type_and_column_and_its_example_is_usable() -> None:
     page = (Path(__file__).parents[3] / "docs" / "expectations.md").read_text("utf-8")
-    assert set(re.findall(r"`(expect_\w+)`", page)) == set(_KWARGS)
+    assert set(re.findall(r"`(expect_\w+)`", page)) == set(KWARGS)
     cells = [line.split(" | ") for line in page.splitlines() if line.count(" | ") == 3]
     for (stage, frame), columns in COLUMNS.items():
         [row] = [row for row in cells if f"`{stage}`" in row[0] and row[1] == f"`{frame}`"]
