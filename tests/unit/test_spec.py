@@ -663,7 +663,8 @@ def test_suites_are_given_as_a_path_or_several() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"stagged": "a.json"}, {"staged": ""}, {"staged": [5]}, {"staged": {"a": "b"}}, ["a.json"]]
+    "wrong",
+    [{"stagged": "a.json"}, {"staged": ""}, {"staged": "a\0b"}, {"staged": [5]}, {"staged": {"a": "b"}}, ["a.json"]],
 )
 def test_what_names_no_suites_is_refused(wrong: Any) -> None:
     assert "expectations" in refusal(expectations=wrong)
