@@ -7,6 +7,7 @@
     ├── SpecError                  the migration file, or a store's configuration, is wrong      (exit 2)
     │   └── MissingVariableError   ``${NAME}`` names an environment variable that is not set
     ├── ConnectionFailedError      a server cannot be reached or refuses us                      (exit 1)
+    │   ├── UnreachableError       nobody answers: a wrong address, or a server that is being restarted
     │   └── InterruptedConnectionError   it could, and went away: transient, worth a retry
     ├── StoreError                 a store answered, but cannot do what was asked                (exit 1)
     │   ├── StoreBusyError         lock or statement timeout, deadlock: transient, worth a retry
@@ -72,6 +73,10 @@ class MissingVariableError(SpecError):
 
 class ConnectionFailedError(MigrationError):
     """A server cannot be reached, or refuses our credentials."""
+
+
+class UnreachableError(ConnectionFailedError):
+    """Nobody answers there, or not as a server of that kind does: no use to try again before it was ever reached."""
 
 
 class InterruptedConnectionError(ConnectionFailedError):

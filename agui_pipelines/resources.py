@@ -7,6 +7,7 @@ own, which also listens to the progress.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -48,7 +49,10 @@ class MigrationRun:
         """Open the migration for one phase; what goes wrong on purpose becomes a `Failure`."""
         with reported():
             observer = _Observer(context, self.listener)
-            yield Session.open(self.migration, observer.hear, observer.emit, context.run.run_id)
+            try:
+                yield Session.open(self.migration, observer.hear, observer.emit, context.run.run_id)
+            finally:
+                observer.warn()
 
     @contextmanager
     def planned(self, context: Context) -> Iterator[tuple[Session, Plan]]:
@@ -85,19 +89,27 @@ def reported() -> Iterator[None]:
 
 
 class _Observer:
-    """Passes progress on, and emits it as asset observations from the step's own thread."""
+    """Passes progress on, and emits it as asset observations, and notes as warnings, from the step's own thread."""
 
     def __init__(self, context: Context, listener: Listener) -> None:
         self._context = context
         self._listener: Callable[[Progress], None] = listener
         self._latest: Progress | None = None
+        self._notes: deque[str] = deque()
         self._next = time.monotonic() + OBSERVE_SECONDS
 
     def hear(self, progress: Progress) -> None:
         self._latest = progress
+        if progress.note:
+            self._notes.append(progress.note)
         self._listener(progress)
 
+    def warn(self) -> None:
+        while self._notes:
+            self._context.log.warning(self._notes.popleft())
+
     def emit(self) -> None:
+        self.warn()
         latest = self._latest
         if latest is None or time.monotonic() < self._next or not isinstance(self._context, dg.AssetExecutionContext):
             return

@@ -6,6 +6,7 @@ here. Both go into DuckDB on disk, which joins them by id.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from agui_pipelines.canonical import Trait
 from agui_pipelines.keyspace import DUCKDB, KeyRange, Span, cut, held_by, owned_by, write_catalogue
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
+from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Store
 from agui_pipelines.progress import Meter
@@ -45,6 +47,7 @@ _ROW: Final = pa.schema(
         ("spelling", pa.binary(16)),
         ("duplicates", pa.bool_()),
         ("expires_at", pa.timestamp("ms", "UTC")),
+        ("reading", pa.int64()),
     ]
 )
 
@@ -74,7 +77,7 @@ class KindComparison:
 
 
 class Comparison:
-    """Collects both sides and joins them. Use as a context manager; `observe` may be called from several threads."""
+    """Collects both sides and joins them. Use as a context manager; `observing` may be used by several threads."""
 
     def __init__(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="agui-compare-")
@@ -84,6 +87,7 @@ class Comparison:
             config={**DUCKDB, "temp_directory": str(self.folder)},
         )
         self._lock = threading.Lock()
+        self._readings = itertools.count(1)
         self._pending: dict[str, list[pa.RecordBatch]] = {"expected": [], "actual": []}
         for table in self._pending:
             self._connection.register("shape", pa.Table.from_pylist([], _ROW))
@@ -105,9 +109,15 @@ class Comparison:
                     for batch in snapshot.segment_batches(segment, _columns(kind)):
                         self._add("expected", _row(kind, batch))
 
-    def observe(self, kind: Kind, batch: pa.RecordBatch) -> None:
-        """Take a digested batch as what the target holds."""
-        self._add("actual", _row(kind, batch))
+    @contextmanager
+    def observing(self) -> Iterator[Callable[[Kind, pa.RecordBatch], None]]:
+        """What takes digested batches as what the target holds; if the block ends with an error, as if it never had."""
+        number = next(self._readings)
+        try:
+            yield lambda kind, batch: self._add("actual", _row(kind, batch, number))
+        except BaseException:
+            self._forget(number)
+            raise
 
     def result(self, kind: Kind) -> KindComparison:
         found = {status: self._names(kind, status) for status in ("missing", "corrupted", "extra")}
@@ -173,6 +183,11 @@ class Comparison:
             if sum(b.num_rows for b in pending) >= INSERT_ROWS:
                 self._insert(table)
 
+    def _forget(self, reading: int) -> None:
+        with self._lock:
+            self._insert("actual")
+            self._connection.execute("DELETE FROM actual WHERE reading = ?", [reading])
+
     def _insert(self, table: str) -> None:
         if self._pending[table]:
             self._connection.register("incoming", pa.Table.from_batches(self._pending[table], _ROW))
@@ -195,7 +210,7 @@ def _expiry(kind: Kind) -> list[str]:
     return ["expires_at"] if kind is Kind.STATE else []
 
 
-def _row(kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
+def _row(kind: Kind, batch: pa.RecordBatch, reading: int = 0) -> pa.RecordBatch:
     rows = batch.num_rows
     other = _OTHER_ID[kind]
     duplicates = pc.not_equal(pc.bit_wise_and(batch.column("traits"), pa.scalar(Trait.DUPLICATE_KEYS, pa.uint16())), 0)
@@ -207,6 +222,7 @@ def _row(kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
         pc.coalesce(batch.column("spelling"), batch.column("canonical")),
         duplicates,
         batch.column("expires_at") if kind is Kind.STATE else pa.nulls(rows, pa.timestamp("ms", "UTC")),
+        pa.repeat(reading, rows),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=_ROW)
 
@@ -237,37 +253,43 @@ def compared(
     unreadable = _Unreadable()
 
     def read(key_range: KeyRange) -> None:
-        with opened() as store, reading() as file:
+        found = _Unreadable()
+        with opened() as store, reading() as file, comparison.observing() as observe, meter.provisional() as count:
             span = Span(key_range, pq.ParquetFile(file))
             keys = span.key_set() if within else None
-            reject = partial(unreadable.add, keys)
+            reject = partial(found.add, keys)
             for kind in store.kinds:
                 for batch in ahead(gathered(store.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
                     session.require_going()
                     wanted = batch if keys is None else held_by(keys, batch)
                     for usable in digested_or_rejected(kind, wanted, reject, digester=digester):
-                        comparison.observe(kind, usable)
-                    meter.add(wanted.num_rows, wanted.nbytes)
+                        observe(kind, usable)
+                    count(wanted.num_rows, wanted.nbytes)
+        unreadable.include(found)
 
     with Comparison() as comparison:
         comparison.expect(snapshots)
         ranges: Sequence[KeyRange] = []
         with opened() as store:
-            if not store.exists():
+            if not retried(session, meter, store.exists):
                 pass
             elif within is not None:
                 reading, ranges = within.reading, [r for r in within.ranges if r.keys]
             else:
                 catalogue = comparison.folder / "keys.parquet"
-                with catalogue.open("wb") as sorted_keys:
-                    write_catalogue(store.keys(), sorted_keys)
-                with catalogue.open("rb") as file:
-                    ranges = cut(file, session.migration.ranges)
+                ranges = retried(session, meter, partial(_listed, store, catalogue, session.migration.ranges))
                 reading = partial(_opened, catalogue)
         with session.digester(sum(key_range.keys for key_range in ranges)) as digester:
-            session.in_parallel(read, ranges)
+            session.in_parallel(lambda key_range: retried(session, meter, partial(read, key_range)), ranges)
         comparison.join()
         yield comparison, unreadable.names()
+
+
+def _listed(store: Store, catalogue: Path, ranges: int) -> Sequence[KeyRange]:
+    with catalogue.open("wb") as file:
+        write_catalogue(store.keys(), file)
+    with catalogue.open("rb") as file:
+        return cut(file, ranges)
 
 
 def _opened(path: Path) -> AbstractContextManager[IO[bytes]]:
@@ -290,6 +312,11 @@ class _Unreadable:
             self._count += 1
             if len(self._names) < LIST_LIMIT:
                 self._names.append(f"{reject.kind} {reject.name}: {reject.detail}")
+
+    def include(self, other: _Unreadable) -> None:
+        with self._lock:
+            self._count += other._count
+            self._names += other._names[: LIST_LIMIT - len(self._names)]
 
     def names(self) -> Names:
         return Names(tuple(sorted(self._names)), self._count)

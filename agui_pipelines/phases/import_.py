@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Final
 
 from agui_pipelines.errors import StagingError
@@ -12,6 +13,7 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import require_importable
 from agui_pipelines.phases.backup import RESTORE_BEGUN, Backup, ensure, of_plan
 from agui_pipelines.phases.plan import Plan, is_open
+from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged, staged_ranges
 from agui_pipelines.ports import BATCH_BYTES, Store, Written
@@ -28,7 +30,10 @@ _SEGMENT_PHASE: Final = "import_segment"
 
 @dataclass(frozen=True, slots=True)
 class RangeImport:
-    """What an import did in one key range."""
+    """What an import did in one key range.
+
+    Where a connection broke, what had been committed unheard counts as unchanged, since it was there when it was sent again.
+    """
 
     range: str
     snapshot_id: str
@@ -76,9 +81,9 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     back_up(session, plan, ranges)
     snapshots = {name: _require_staged(session, plan, name) for name in ranges}
     session.ledger.record(Entry(BEGUN, plan.plan_id, outputs={"run_id": session.run_id, "ranges": list(ranges)}))
-    with session.target() as target:
-        target.prepare()
     meter = session.meter(PHASE, total=sum(s.manifest.records for s in snapshots.values()))
+    with session.target() as target:
+        retried(session, meter, target.prepare)
     resumable = is_open(session.ledger, plan.plan_id)
     reports: dict[str, RangeImport] = {}
     lock = threading.Lock()
@@ -172,8 +177,7 @@ def _import_segment(
         return Written(**done.outputs)
     written = Written()
     for batch in snapshot.portions(segment, session.migration.batch_size, BATCH_BYTES):
-        session.require_going()
-        written += target.write(Kind(segment.kind), batch)
+        written += retried(session, meter, partial(target.write, Kind(segment.kind), batch))
         meter.add(batch.num_rows, batch.nbytes)
     target.flush()
     if len(snapshot.manifest.segments) > 1:  # otherwise the range's own entry says the same

@@ -66,6 +66,8 @@ class Limits(Section):
 
     max_rejects: int = Field(0, ge=0)
     """Records that may be rejected, over all ranges, before the import is refused."""
+    retries: int = Field(7, ge=0, le=100)
+    """How often a piece of work is tried again after an error that may pass, before the run ends with it."""
 
 
 class BackupOptions(Section):

@@ -12,7 +12,7 @@ import yaml
 
 from agui_pipelines import spec
 from agui_pipelines.definitions import defs
-from agui_pipelines.errors import CollisionError, ConnectionFailedError, RejectLimitError, StagingError
+from agui_pipelines.errors import CollisionError, RejectLimitError, StagingError, UnreachableError
 from agui_pipelines.expectations.worker import run_suite_apart
 from agui_pipelines.phases import expect
 
@@ -171,7 +171,7 @@ def test_an_unreachable_server_fails_the_plan_and_nothing_else_runs(launcher, mo
 
     description, metadata = failure_of(result, "migration_plan")
     assert "127.0.0.1:1 cannot be reached" in description
-    assert metadata["error"] == ConnectionFailedError.__name__
+    assert metadata["error"] == UnreachableError.__name__
     assert not result.get_asset_materialization_events()
     assert moved() is None
 
