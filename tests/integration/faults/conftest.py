@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -23,6 +24,17 @@ from agui_pipelines.progress import Progress
 from tests.e2e.conftest import agui_migrate, dagster_home, start  # noqa: F401 - fixtures
 from tests.integration.conftest import Move
 from tests.integration.faults.proxy import Fault, Proxy, Swallower
+
+
+COUNTS: Final = pytest.StashKey[Counter[str]]()
+"""What became of the random fault runs."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    counts = config.stash.get(COUNTS, Counter())
+    if counts:
+        told = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+        terminalreporter.write_line(f"random fault runs: {told}")
 
 
 @dataclass
@@ -133,5 +145,3 @@ def written() -> Callable[[Move], Path]:
         return file
 
     return write
-
-

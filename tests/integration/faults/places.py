@@ -113,7 +113,9 @@ def _fill_tables(config: dict[str, Any], content: Content) -> None:
         if kind == "state":
             rows[kind].append((state_id, json.dumps(value)))
         elif kind == "version":
-            parts = (None if value[name] is None else json.dumps(value[name]) for name in ("State", "Delta", "Metadata"))
+            parts = (
+                None if value[name] is None else json.dumps(value[name]) for name in ("State", "Delta", "Metadata")
+            )
             rows[kind].append((value["ID"], state_id, *parts, value["ParentID"] or None, MOMENT))
         else:
             parts = (json.dumps(value["State"]), value["Version"], json.dumps(value["Metadata"]), MOMENT)
@@ -139,7 +141,13 @@ def _held_tables(config: dict[str, Any]) -> Content:
             content["version", state_id, id_] = _body(id_, state, changes, more, parent or "") | {"Timestamp": at}
         query = f"SELECT state_id, snapshot_id, data::text, version_id, metadata::text, {moment} FROM ag_snapshots"
         for state_id, id_, data, version, metadata, at in connection.execute(query):
-            body = {"ID": id_, "Timestamp": at, "State": _parsed(data), "Version": version, "Metadata": _parsed(metadata)}
+            body = {
+                "ID": id_,
+                "Timestamp": at,
+                "State": _parsed(data),
+                "Version": version,
+                "Metadata": _parsed(metadata),
+            }
             content["snapshot", state_id, id_] = body
     return content
 

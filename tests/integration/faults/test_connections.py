@@ -33,7 +33,7 @@ def require_whole(source, target, content=VALUES):
     assert held(source) == content
 
 
-@pytest.mark.parametrize("when", [0.02, 0.3, 0.8])
+@pytest.mark.parametrize("when", [0.3, 0.8])
 @pytest.mark.parametrize("do", [*BREAKS, "delay"])
 @pytest.mark.parametrize("kind", ["redis", "postgresql"])
 def test_a_target_whose_connection_breaks_while_it_is_written_gets_everything_once(
@@ -52,17 +52,14 @@ def test_a_target_whose_connection_breaks_while_it_is_written_gets_everything_on
     require_whole(source, target)
 
 
-@pytest.mark.parametrize("when", [0.05, 0.4, 0.9])
 @pytest.mark.parametrize("do", [*BREAKS, "delay"])
 @pytest.mark.parametrize("kind", ["redis", "redis_keys", "postgresql"])
-def test_a_source_whose_replies_are_cut_is_read_again_and_nothing_counted_twice(
-    place, between, proxied, kind, do, when
-):
+def test_a_source_whose_replies_are_cut_is_read_again_and_nothing_counted_twice(place, between, proxied, kind, do):
     content = ONLY_STATES if kind == "redis_keys" else CONTENT
     source, target = place(kind, "source"), place(OTHER[kind], "target")
     fill(source, content)
     size = sum(len(str(value)) for value in content.values())
-    proxy = proxied(source["connection_url"], Fault(do, "down", 15_000 + int(when * size), count=1))
+    proxy = proxied(source["connection_url"], Fault(do, "down", 15_000 + size // 2, count=1))
 
     told = run(between(through(source, proxy), target))
 
