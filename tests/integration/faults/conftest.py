@@ -25,7 +25,6 @@ from tests.e2e.conftest import agui_migrate, dagster_home, start  # noqa: F401 -
 from tests.integration.conftest import Move
 from tests.integration.faults.proxy import Fault, Proxy, Swallower
 
-
 COUNTS: Final = pytest.StashKey[Counter[str]]()
 """What became of the random fault runs."""
 
@@ -55,13 +54,21 @@ class Told:
 Between = Mapping[str, Callable[[], object]]
 
 
-def run(move: Move, *, fresh: bool = False, before: Between | None = None) -> Told:
-    """All phases of a migration. `before` a phase something may be done."""
+def run(
+    move: Move,
+    *,
+    fresh: bool = False,
+    before: Between | None = None,
+    on_note: Callable[[str], object] = lambda _: None,
+) -> Told:
+    """All phases of a migration. `before` a phase something may be done, and when something is told to the user."""
     told = Told()
     opened = move.session()
 
     def listen(progress: Progress) -> None:
-        told.notes.extend(filter(None, [progress.note]))
+        if progress.note:
+            told.notes.append(progress.note)
+            on_note(progress.note)
 
     def session(phase: str) -> Session:
         (before or {}).get(phase, lambda: None)()

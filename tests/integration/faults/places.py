@@ -18,7 +18,7 @@ Content = dict[tuple[str, ...], Any]
 PREFIX = "session:"
 MOMENT = "2025-07-14T09:30:15Z"
 
-_DDL = """
+TABLES = """
 CREATE TABLE IF NOT EXISTS ag_states (state_id varchar(255) PRIMARY KEY, data jsonb NOT NULL,
     created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now());
 CREATE TABLE IF NOT EXISTS ag_versions (version_id varchar(255) PRIMARY KEY, state_id varchar(255) NOT NULL,
@@ -121,7 +121,7 @@ def _fill_tables(config: dict[str, Any], content: Content) -> None:
             parts = (json.dumps(value["State"]), value["Version"], json.dumps(value["Metadata"]), MOMENT)
             rows[kind].append((value["ID"], state_id, *parts))
     with psycopg.connect(config["connection_url"], autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute(_DDL)
+        cursor.execute(TABLES)
         cursor.executemany("INSERT INTO ag_states (state_id, data) VALUES (%s, %s)", rows["state"])
         cursor.executemany("INSERT INTO ag_versions VALUES (%s, %s, %s, %s, %s, %s, %s)", rows["version"])
         cursor.executemany("INSERT INTO ag_snapshots VALUES (%s, %s, %s, %s, %s, %s)", rows["snapshot"])

@@ -131,7 +131,7 @@ def test_single_writes_are_swallowed_and_answered(redis_url):
         client.set("last but two", "x")
         assert client.zadd("z", {"a": 1}) == 1
     with redis.Redis.from_url(redis_url) as client:
-        found = {key.decode() for key in client.keys()}
+        found = {key.decode() for key in client}
     everything = {*(f"single {n}" for n in range(5)), *(f"many {n}" for n in range(20)), "last but two", "z"}
     assert everything - found == {"single 3", "many 8", "many 18"}
     assert swallower.swallowed == [b"single 3", b"many 8", b"many 18"]

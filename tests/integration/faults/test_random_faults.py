@@ -20,7 +20,7 @@ from agui_pipelines.errors import StagingError
 from tests.integration.conftest import Move
 from tests.integration.faults.conftest import COUNTS, Told, run, through
 from tests.integration.faults.places import Content, as_values, fill, held, made_up
-from tests.integration.faults.proxy import Direction, Fault, Proxy, Swallower
+from tests.integration.faults.proxy import Direction, Fault, Swallower
 
 RUNS = 300
 IN_DEFAULT_SUITE = 20
