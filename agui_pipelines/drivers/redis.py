@@ -279,10 +279,11 @@ class RedisWire:
             pending = self.send(burst)
             return self.receive(pending)
         except InterruptedConnectionError as error:
-            for reply in (
-                pending.replies if pending else ()
-            ):  # some refusals come before anything is asked, and then the end
-                raise self.failure(reply) from None
+            for reply in pending.replies if pending else ():
+                if isinstance(
+                    reply, hiredis.ReplyError
+                ):  # some refusals come before anything is asked, and then the end
+                    raise self.failure(reply) from None
             hung_up = isinstance(error.__cause__, ConnectionError) and pending is not None
             if self._server is None and (hung_up or isinstance(error.__cause__, ssl.SSLError)):
                 raise silent(error, self._target) from error

@@ -8,13 +8,15 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from agui_pipelines.drivers.redis import RedisWire
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
-from agui_pipelines.errors import ConnectionFailedError, StoreBusyError
+from agui_pipelines.errors import ConnectionFailedError, StoreBusyError, UnreachableError
 from agui_pipelines.phases import retry
 from tests.integration.faults.conftest import run, through
 from tests.integration.faults.places import TABLES, as_values, fill, held, made_up
@@ -262,3 +264,22 @@ def test_a_server_that_is_started_again_in_the_middle_is_waited_for(
         told = run(move)
     assert told.code == 0, told.error
     require_whole(ends["source"], ends["target"])
+
+
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.99])
+def test_a_redis_whose_first_words_are_cut_is_said_to_be_out_of_reach(place, between, proxied, part):
+    """Once, the half that had come was told to the user as if it were the server's refusal."""
+    source, target = place("redis_keys", "source"), place("file", "target")
+    fill(source, ONLY_STATES)
+    proxy = proxied(source["connection_url"])
+    move = between(through(source, proxy), target)
+    with closing(RedisWire(move.session().migration.source)) as wire:
+        assert wire.server.name
+    proxy.add(Fault("drop", "down", proxy.passed["down"] + int(part * proxy.passed["down"])))
+
+    told = run(move)
+
+    assert isinstance(told.error, UnreachableError)
+    assert "does not answer as a Redis does" in told.error.message
+    assert "redis_version" not in str(told.error)
+    assert run(move).code == 0
