@@ -35,6 +35,7 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import Within, compared
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
 from agui_pipelines.phases.plan import Plan
+from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import BATCH_BYTES, Consistent, Store
 from agui_pipelines.progress import Meter
@@ -297,7 +298,8 @@ def _sealed(
         store.held_view() if isinstance(store, Consistent) else nullcontext() as view,
     ):
         place = store.describe()
-        session.in_parallel(partial(one, digester), [r for r in ranges if r.keys])
+        work = partial(one, digester)
+        session.in_parallel(lambda r: retried(session, meter, partial(work, r)), [r for r in ranges if r.keys])
     session.conclude(meter, plan_id)
     backup = Backup(backup_id, of, plan_id, place, tuple(ranges), dict(sorted(made.items())), covers, records, size)
     outputs = asdict(backup) | {"ranges": ranges_as_text(backup.ranges)}
@@ -320,7 +322,10 @@ def _read(
         if keys is None or owned_by(keys, found.id):
             unreadable.append(found)
 
-    with SnapshotWriter(session.workspace, stage="backup", plan_id=backup_id, range_=span.range.name) as writer:
+    with (
+        SnapshotWriter(session.workspace, stage="backup", plan_id=backup_id, range_=span.range.name) as writer,
+        meter.provisional() as count,
+    ):
         for kind in store.kinds if store.exists() else ():
             with Behind(partial(writer.write, kind)) as sink:
                 for batch in ahead(gathered(store.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
@@ -328,7 +333,7 @@ def _read(
                     wanted = batch if keys is None else held_by(keys, batch)
                     for usable in digested_or_rejected(kind, wanted, reject, digester=digester):
                         sink.put(usable)
-                    meter.add(batch.num_rows, batch.nbytes)
+                    count(batch.num_rows, batch.nbytes)
         if unreadable:
             raise BackupError(
                 f"What {store.describe()} holds under {len(unreadable):,} ids cannot be read, so it cannot be backed up: "
@@ -351,8 +356,7 @@ def _write_back(
     with opened() as store:
         for segment in snapshot.manifest.segments:
             for batch in snapshot.portions(segment, session.migration.batch_size, BATCH_BYTES):
-                session.require_going()
-                store.write(Kind(segment.kind), batch)
+                retried(session, meter, partial(store.write, Kind(segment.kind), batch))
                 meter.add(batch.num_rows, batch.nbytes)
         store.flush()
 
@@ -372,7 +376,7 @@ def _remove_others(
     with there as (comparison, _), opened() as store:
         for kind in Kind:
             for batch in comparison.others(kind):
-                removed[kind] += store.remove(kind, batch)
+                removed[kind] += retried(session, meter, partial(store.remove, kind, batch))
         store.flush()
     return removed
 

@@ -76,10 +76,13 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     """Import the named key ranges, which must have been staged.
 
     What the target holds under their ids is backed up first, unless `backup.before_import` is false. Raises
-    `RejectLimitError`, `LossError`, `CollisionError` or `BackupError` before anything is written.
+    `RejectLimitError`, `LossError`, `CollisionError` or `BackupError`, and `StagingError` for a damaged segment, before
+    anything is written.
     """
     back_up(session, plan, ranges)
     snapshots = {name: _require_staged(session, plan, name) for name in ranges}
+    for snapshot in snapshots.values():
+        snapshot.verify()
     session.ledger.record(Entry(BEGUN, plan.plan_id, outputs={"run_id": session.run_id, "ranges": list(ranges)}))
     meter = session.meter(PHASE, total=sum(s.manifest.records for s in snapshots.values()))
     with session.target() as target:
