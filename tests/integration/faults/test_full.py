@@ -45,9 +45,9 @@ def test_a_workspace_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_
     source, target = place("redis_keys", "source"), place("redis", "target")
     fill(source, CONTENT)
     with tiny_disk(tmp_path / "disk", 3_000_000) as enlarge:
-        file = written(between(source, target, workspace=str(tmp_path / "disk" / "agui")))
+        move = between(source, target, workspace=str(tmp_path / "disk" / "agui"))
 
-        said = agui_migrate("run", file)
+        said = agui_migrate("run", written(move))
 
         assert said.code == 1
         assert "No space left on device" in said.error
@@ -56,8 +56,8 @@ def test_a_workspace_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_
         assert held(source) == VALUES
 
         enlarge(100_000_000)
-        said = agui_migrate("run", file)
-        assert said.code == 0, said.err
+        again = run(move)
+        assert again.code == 0, again.error
         assert held(target) == VALUES
 
 
@@ -110,9 +110,9 @@ def test_a_redis_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_room
     fill(source, CONTENT)
     with EmbeddedRedis(settings={"maxmemory": "6mb", "maxmemory-policy": "noeviction"}) as server:
         target = {"type": "redis", "connection_url": server.url}
-        file = written(between(source, target))
+        move = between(source, target)
 
-        said = agui_migrate("run", file)
+        said = agui_migrate("run", written(move))
 
         assert said.code == 1
         assert "OOM" in said.error
@@ -123,6 +123,6 @@ def test_a_redis_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_room
 
         with redis.Redis.from_url(server.url) as client:
             client.config_set("maxmemory", 0)
-        said = agui_migrate("run", file)
-        assert said.code == 0, said.err
+        again = run(move)
+        assert again.code == 0, again.error
         assert held(target) == VALUES

@@ -25,9 +25,9 @@ def test_one_write_in_ten_thousand_that_redis_never_got_is_named(place, between,
     fill(source, CONTENT)
     swallower = Swallower(lambda number: number % 10_000 == 6_543)
     proxy = proxied(target["connection_url"], swallower=swallower)
-    file = written(between(source, through(target, proxy), parallelism=2, batch_size=1000))
+    move = between(source, through(target, proxy), parallelism=2, batch_size=1000)
 
-    said = agui_migrate("run", file, "--json")
+    said = agui_migrate("run", written(move), "--json")
 
     [key] = swallower.swallowed
     lost = key.decode().removeprefix("ag-ui:state:state:")
@@ -38,8 +38,8 @@ def test_one_write_in_ten_thousand_that_redis_never_got_is_named(place, between,
     assert held(source) == VALUES
 
     proxy.heal()
-    said = agui_migrate("run", file)
-    assert said.code == 0, said.err
+    again = run(move)
+    assert again.code == 0, again.error
     assert held(target) == VALUES
 
 
@@ -75,17 +75,17 @@ def test_a_redis_that_evicts_what_it_was_given_is_found_out(place, between, writ
     fill(source, CONTENT)
     with EmbeddedRedis(settings={"maxmemory": "5mb", "maxmemory-policy": "allkeys-lru"}) as server:
         target = {"type": "redis", "connection_url": server.url}
-        file = written(between(source, target, batch_size=1000))
+        move = between(source, target, batch_size=1000)
 
-        said = agui_migrate("run", file, "--json")
+        said = agui_migrate("run", written(move), "--json")
 
         assert said.code in (1, 3)
         assert said.error
         assert held(source) == VALUES
         with redis.Redis.from_url(server.url) as client:
             client.config_set("maxmemory", 0)
-        said = agui_migrate("run", file)
-        assert said.code == 0, said.err
+        again = run(move)
+        assert again.code == 0, again.error
         assert held(target) == VALUES
 
 
