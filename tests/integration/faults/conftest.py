@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from agui_pipelines.phases import retry
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import ImportReport, import_
 from agui_pipelines.phases.plan import plan
+from agui_pipelines.phases.rollback import after_failure
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.phases.validate import ValidationReport, require_passed, validate
@@ -41,6 +43,7 @@ class Told:
     """What a run in this process came to."""
 
     error: MigrationError | None = None
+    rollback_error: MigrationError | None = None
     notes: list[str] = field(default_factory=list)
     imported: ImportReport | None = None
     validation: ValidationReport | None = None
@@ -61,9 +64,10 @@ def run(
     before: Between | None = None,
     on_note: Callable[[str], object] = lambda _: None,
 ) -> Told:
-    """All phases of a migration. `before` a phase something may be done, and when something is told to the user."""
+    """All phases of a migration, and what follows on a failure. `before` a phase something may be done, and `on_note`."""
     told = Told()
     opened = move.session()
+    run_id = uuid.uuid4().hex
 
     def listen(progress: Progress) -> None:
         if progress.note:
@@ -72,7 +76,7 @@ def run(
 
     def session(phase: str) -> Session:
         (before or {}).get(phase, lambda: None)()
-        return Session(opened.migration, opened.workspace, opened.ledger, listen)
+        return Session(opened.migration, opened.workspace, opened.ledger, listen, run_id=run_id)
 
     try:
         made = plan(session("plan"), fresh=fresh)
@@ -84,6 +88,10 @@ def run(
         require_passed(told.validation)
     except MigrationError as error:
         told.error = error
+        try:
+            after_failure(session("rollback"), run_id)
+        except MigrationError as failed:
+            told.rollback_error = failed
     return told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import tempfile
 import threading
@@ -283,3 +284,26 @@ def test_a_redis_whose_first_words_are_cut_is_said_to_be_out_of_reach(place, bet
     assert "does not answer as a Redis does" in told.error.message
     assert "redis_version" not in str(told.error)
     assert run(move).code == 0
+
+
+@pytest.mark.parametrize(("refused", "code"), [(0, 0), (10**9, 1)])
+def test_the_command_tells_that_it_tries_again_and_what_came_of_it(
+    place, between, proxied, written, agui_migrate, refused, code
+):
+    source, target = place("redis_keys", "source"), place("redis", "target")
+    fill(source, ONLY_STATES)
+    size = sum(len(str(value)) for value in ONLY_STATES.values())
+    proxy = proxied(target["connection_url"], Fault("away", "up", 20_000 + size // 2, count=refused))
+    move = between(source, through(target, proxy), limits={"retries": 2})
+
+    said = agui_migrate("run", written(move))
+
+    assert said.code == code, said.err
+    assert re.search(r"^\w+: .* Trying again in \d+\.\d s \(1 of 2\)\.$", said.err, re.MULTILINE), said.err
+    assert ("Error: " in said.err) == (code != 0)
+    assert "Traceback" not in said.err
+    if code:
+        proxy.heal()
+        again = run(move)
+        assert again.code == 0, again.error
+    require_whole(source, target, as_values(ONLY_STATES))
