@@ -1,11 +1,18 @@
-"""Import: write staged snapshots to the target, range by range, each batch idempotent, each segment recorded."""
+"""Import: write staged snapshots to the target, range by range, each batch idempotent, each recorded once it is durable.
+
+Ranges and segments are recorded in the ledger. How far a range is within a segment stands in a file of its own,
+``progress/<snapshot id>.json``, which is replaced after every batch and removed with the range's entry: a run that was
+killed does one batch of each range that was worked on again, at most.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
+
+import orjson
 
 from agui_pipelines.errors import StagingError
 from agui_pipelines.ledger import Entry
@@ -147,6 +154,7 @@ def _import_range(
         written.unchanged,
     )
     session.ledger.record(Entry(PHASE, plan.plan_id, manifest.range, basis, outputs=asdict(report)))
+    session.workspace.remove(_progress_file(snapshot))
     return report
 
 
@@ -170,12 +178,54 @@ def _import_segment(
     if done is not None:
         meter.add(segment.records, segment.document_bytes)
         return Written(**done.outputs)
-    written = Written()
+    begun = _begun(session, segment, _progress_file(snapshot), resumable=resumable)
+    records, written = 0, begun.written
     for batch in snapshot.portions(segment, session.migration.batch_size, BATCH_BYTES):
         session.require_going()
-        written += target.write(Kind(segment.kind), batch)
+        rest = batch.slice(max(0, begun.records - records))  # another batch_size than before may cut anywhere
+        records += batch.num_rows
+        if rest.num_rows:
+            written += target.write(Kind(segment.kind), rest)
+            if records < segment.records:  # otherwise an entry in the ledger follows at once
+                target.flush()
+                reached = asdict(replace(begun, records=records, written=written))
+                session.workspace.write(_progress_file(snapshot), orjson.dumps(reached))
         meter.add(batch.num_rows, batch.nbytes)
     target.flush()
     if len(snapshot.manifest.segments) > 1:  # otherwise the range's own entry says the same
         ledger.record(Entry(_SEGMENT_PHASE, plan.plan_id, unit, basis, outputs=asdict(written)))
     return written
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """How many of a segment's first records are durable in the target, and what writing them did."""
+
+    segment: str
+    restored: str
+    """When the target was last restored, before they were written; empty if it never was."""
+    records: int = 0
+    written: Written = field(default_factory=Written)
+
+
+def _progress_file(snapshot: SnapshotReader) -> str:
+    return f"progress/{snapshot.manifest.snapshot_id}.json"
+
+
+def _begun(session: Session, segment: Segment, file: str, *, resumable: bool) -> _Progress:
+    """How far an earlier run came within a segment. Raises `StagingError` if that cannot be read."""
+    restore = session.ledger.last(RESTORE_BEGUN)
+    nothing = _Progress(segment.path, restore.at if restore else "")
+    if not resumable or not session.workspace.has(file):
+        return nothing
+    try:
+        values = orjson.loads(session.workspace.read(file))
+        found = _Progress(**{**values, "written": Written(**values["written"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise StagingError(
+            f"The file {session.workspace.path(file)} is damaged: {error}.",
+            why="It says how much of a segment has been imported.",
+            remedy="Remove it and run again: what has been imported is compared then, and left as it is.",
+        ) from error
+    same = (found.segment, found.restored) == (nothing.segment, nothing.restored)
+    return found if same else nothing

@@ -6,6 +6,7 @@
                            /catalogues/<plan>.parquet
                            /snapshots/<snapshot id>/manifest.json, state-00000.parquet, …, rejects.parquet
                            /spools/<plan>/…            (see `spool`)
+                           /progress/<snapshot id>.json (see `phases.import_`)
                            /reports/<plan>-….json
 
 A file is written aside and renamed, so that a name is never seen with half its content; on an object store, where a file
