@@ -91,7 +91,7 @@ class Workspace:
         folder = Path(str(self.root)) if self._local else None
         with _own_errors(self.root):
             if folder is not None:
-                _make(folder)
+                make_private(folder)
             file = tempfile.TemporaryFile(dir=folder, prefix=".")  # noqa: SIM115 - its own errors are told apart
         try:
             yield cast("IO[bytes]", _Writing(cast("IO[bytes]", file), self.root))
@@ -152,7 +152,8 @@ class _Writing:
         return getattr(self._file, name)
 
 
-def _make(folder: Path) -> None:
+def make_private(folder: Path) -> None:
+    """Create a folder with those above it, each for its owner only: `Path.mkdir` gives its mode to the last one."""
     for missing in reversed([part for part in (folder, *folder.parents) if not part.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
 
@@ -162,7 +163,7 @@ def _local_file(final: UPath, *, exclusive: bool) -> Iterator[IO[bytes]]:
     path = Path(str(final))
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with _own_errors(final):
-        _make(path.parent)
+        make_private(path.parent)
         file = os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     try:
         yield file
