@@ -7,12 +7,10 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from agui_pipelines import spec
 from agui_pipelines.cli.home import dagster_home, open_instance
@@ -60,7 +58,7 @@ def execute(
             "dagster/asset_partition_range_end": names[-1],
             **_owner(migration.name),
         }
-        with open_instance(dagster_home(migration.workspace_url)) as instance, _terminated_as_interrupted():
+        with open_instance(dagster_home(migration.workspace_url)) as instance:
             _conclude_dead_runs(instance, migration.name)
             try:
                 defs.resolve_job_def(job).execute_in_process(
@@ -119,17 +117,3 @@ def _quiet(*, debug: bool) -> Iterator[None]:
             yield
         finally:
             logging.disable(previous)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does: workers stop, connections close, and what is finished stays finished."""
-
-    def interrupt(number: int, frame: FrameType | None) -> Any:  # noqa: ARG001 - a handler's signature
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

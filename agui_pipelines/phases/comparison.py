@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agui_pipelines.canonical import Trait
-from agui_pipelines.keyspace import DUCKDB, KeyRange, Span, cut, held_by, owned_by, write_catalogue
+from agui_pipelines.keyspace import DUCKDB, KeyRange, Span, cut, held_by, interruptions_told, owned_by, write_catalogue
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Store
@@ -181,7 +181,7 @@ class Comparison:
             self._pending[table] = []
 
     def _query(self, sql: str, values: list[object]) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._lock, interruptions_told():
             rows: list[tuple[Any, ...]] = self._connection.execute(sql, values).fetchall()
             return rows
 
