@@ -7,10 +7,12 @@
     ├── SpecError                  the migration file, or a store's configuration, is wrong      (exit 2)
     │   └── MissingVariableError   ``${NAME}`` names an environment variable that is not set
     ├── ConnectionFailedError      a server cannot be reached or refuses us                      (exit 1)
+    │   ├── UnreachableError       nobody answers: a wrong address, or a server that is being restarted
     │   └── InterruptedConnectionError   it could, and went away: transient, worth a retry
     ├── StoreError                 a store answered, but cannot do what was asked                (exit 1)
     │   ├── StoreBusyError         lock or statement timeout, deadlock: transient, worth a retry
     │   │   └── SlotMovedError     a node of a Redis Cluster no longer owns the key
+    │   ├── LockLostError          the target's lock is no longer ours: nothing more may be written
     │   └── UnstorableRecordError  the store cannot hold this record, ever
     ├── SourceError                a foreign source cannot be read to its end                    (exit 1)
     ├── StagingError               a snapshot, manifest or ledger is missing or damaged          (exit 1)
@@ -19,6 +21,7 @@
     │   ├── RejectLimitError       more records were rejected than the migration allows
     │   ├── CollisionError         two source records want the same target id
     │   ├── LossError              the target has no place for something that carries meaning
+    │   ├── LockedError            another migration is writing to the target
     │   └── SamePlaceError         source and target are one place: a wrong configuration        (exit 2)
     ├── BackupError                what a store holds cannot be backed up, or was not restored   (exit 1)
     ├── HookError                  a command of the operator's failed                            (exit 1)
@@ -74,6 +77,10 @@ class ConnectionFailedError(MigrationError):
     """A server cannot be reached, or refuses our credentials."""
 
 
+class UnreachableError(ConnectionFailedError):
+    """Nobody answers there, or not as a server of that kind does: no use to try again before it was ever reached."""
+
+
 class InterruptedConnectionError(ConnectionFailedError):
     """A connection that worked went away in the middle of something."""
 
@@ -92,6 +99,10 @@ class StoreBusyError(StoreError):
 
 class SlotMovedError(StoreBusyError):
     """A node of a Redis Cluster no longer owns a key, or is about to give it away: ask another one."""
+
+
+class LockLostError(StoreError):
+    """The target's lock expired or was taken over: nothing of ours may be written to it any more."""
 
 
 class UnstorableRecordError(StoreError):
@@ -122,6 +133,10 @@ class RejectLimitError(RefusedError):
 
 class LossError(RefusedError):
     """The target has no place for something that carries meaning, and the migration file does not accept its loss."""
+
+
+class LockedError(RefusedError):
+    """Another migration is writing to the target."""
 
 
 class CollisionError(RefusedError):

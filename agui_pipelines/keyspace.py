@@ -8,8 +8,10 @@ of rows of the catalogue; ranges are the Dagster partitions ``00``, ``01``, … 
 from __future__ import annotations
 
 import base64
+import io
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Final
 
@@ -89,17 +91,30 @@ def range_names(count: int) -> tuple[str, ...]:
     return tuple(f"{i:0{width}}" for i in range(count))
 
 
+@contextmanager
+def interruptions_told() -> Iterator[None]:
+    """Raise KeyboardInterrupt where a signal's handler raised something: DuckDB keeps that to itself, and says only this."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from None
+
+
 def sorted_on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, query: str) -> Iterator[pa.RecordBatch]:
     """Put `batches` into a temporary DuckDB table ``rows`` and stream the result of `query` over it.
 
-    An error of the iterable is raised as it is; `StagingError` if DuckDB cannot go on (a full disk).
+    An error of the iterable, or an interruption, is raised as it is; `StagingError` if DuckDB cannot go on (a full disk).
     """
-    failure: list[Exception] = []
+    failure: list[BaseException] = []
 
     def watched() -> Iterator[pa.RecordBatch]:
         try:
             yield from batches
-        except Exception as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:
             failure.append(error)  # DuckDB would only pass on its text
             raise
 
@@ -110,9 +125,10 @@ def sorted_on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, query: 
         )
         try:
             connection.register("incoming", pa.RecordBatchReader.from_batches(schema, watched()))
-            connection.execute("CREATE TABLE rows AS SELECT * FROM incoming")
-            connection.unregister("incoming")
-            result: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(_ROWS)
+            with interruptions_told():
+                connection.execute("CREATE TABLE rows AS SELECT * FROM incoming")
+                connection.unregister("incoming")
+                result: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(_ROWS)
             yield from result
         except duckdb.Error as error:
             if failure:
@@ -211,3 +227,15 @@ class Span:
                 first = max(0, start - row)
                 yield from table.slice(first, min(rows, end - row) - first).to_batches()
             row += rows
+
+
+def single_spans(keys: Iterable[bytes]) -> list[Span]:
+    """A span for each of a few keys, so that nothing which lies between them is read.
+
+    No id that a store holds lies between a key and the same followed by U+0001: U+0000 is in none.
+    """
+    ordered = sorted(set(keys))
+    file = io.BytesIO()
+    pq.write_table(pa.table([pa.array(ordered, pa.binary()), pa.repeat(1, len(ordered))], schema=CATALOGUE), file)
+    catalogue = pq.ParquetFile(file)
+    return [Span(KeyRange(str(row), key, key + b"\x01", row, 1, 1), catalogue) for row, key in enumerate(ordered)]

@@ -68,12 +68,14 @@ class Ledger:
                 self._entries[name] = stamped
                 return stamped
 
-    def entries(self, *, phase: str | None = None, plan_id: str | None = None, since: str | None = None) -> list[Entry]:
-        """Entries of a phase and plan (or all), oldest first; those before the newest entry of the phase `since` left out."""
+    def entries(
+        self, *, phase: str | None = None, plan_id: str | None = None, since: tuple[str, ...] = ()
+    ) -> list[Entry]:
+        """Entries of a phase and plan (or all), oldest first; those before the newest entry of the phases `since` left out."""
         with self._lock:
             self._refresh()
             ordered = [self._entries[name] for name in sorted(self._entries)]
-        first = max((i for i, e in enumerate(ordered, 1) if e.phase == since), default=0)
+        first = max((i for i, e in enumerate(ordered, 1) if e.phase in since), default=0)
         return [
             e
             for e in ordered[first:]
@@ -87,7 +89,7 @@ class Ledger:
         plan_id: str | None = None,
         unit: str | None = None,
         basis: str | None = None,
-        since: str | None = None,
+        since: tuple[str, ...] = (),
     ) -> Entry | None:
         """The newest entry that fits, or None."""
         for entry in reversed(self.entries(phase=phase, plan_id=plan_id, since=since)):

@@ -17,6 +17,7 @@ from typing import Final, Protocol, runtime_checkable
 import pyarrow as pa
 
 from agui_pipelines.keyspace import Span
+from agui_pipelines.owner import Owner
 from agui_pipelines.records import Kind, Reject
 
 BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -210,6 +211,18 @@ class Stamping(Protocol):
         ...
 
 
+class Lease(Protocol):
+    """The lock of a store, held for a time. Used by one thread at a time, and no longer than the store is open."""
+
+    def renew(self) -> None:
+        """Hold it for its whole time again. Raises `LockLostError` if it expired or was taken over."""
+        ...
+
+    def release(self) -> None:
+        """Give it back, if it is still ours. Idempotent."""
+        ...
+
+
 class Transaction(Protocol):
     """Single-record writes that become visible together, when the `with` block ends without an error."""
 
@@ -232,6 +245,22 @@ class Store(Reader, Protocol):
 
     def prepare(self) -> None:
         """Create what writing needs (tables, directories) where it is missing."""
+        ...
+
+    def lock(self, owner: Owner, seconds: float) -> Lease:
+        """Become the one that writes here, for so long unless it is renewed. Raises `LockedError` if somebody else is.
+
+        The lock of an owner that is gone or has let it expire is taken over. It keeps off nobody but those who ask for it.
+        A store that is only to hold the lock needs nothing prepared, and what is released leaves nothing behind.
+        """
+        ...
+
+    def fence(self, token: str) -> None:
+        """From now on, change anything here only while the lock is held by the owner with this token.
+
+        That is checked together with each change, so that none is made after somebody took the lock over: what would be
+        raises `LockLostError`. Reading goes on as ever. Does not connect.
+        """
         ...
 
     def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 
@@ -17,6 +19,8 @@ class Progress:
     total: int | None
     bytes: int
     seconds: float
+    note: str = ""
+    """A sentence for people that belongs to this moment, such as that a connection broke; usually there is none."""
 
     @property
     def rate(self) -> float:
@@ -56,6 +60,26 @@ class Meter:
             self._told = now
             progress = self.now()
         self.listener(progress)
+
+    @contextmanager
+    def provisional(self) -> Iterator[Callable[[int, int], None]]:
+        """What counts as `add` does, until the block ends with an error: then all that it has counted is taken back."""
+        counted = [0, 0]
+
+        def add(records: int, bytes_: int) -> None:
+            counted[0] += records
+            counted[1] += bytes_
+            self.add(records, bytes_)
+
+        try:
+            yield add
+        except BaseException:
+            self.add(-counted[0], -counted[1])
+            raise
+
+    def tell(self, note: str) -> None:
+        """Tell the listener a sentence at once."""
+        self.listener(replace(self.now(), note=note))
 
     def now(self) -> Progress:
         return Progress(self.phase, self.done, self.total, self.bytes, self.seconds)

@@ -7,20 +7,26 @@ own, which also listens to the progress.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
 import dagster as dg
 
 from agui_pipelines import spec
-from agui_pipelines.errors import MigrationError
+from agui_pipelines.errors import LockLostError, MigrationError
+from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.plan import Plan, Purpose, current
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.standing import LOCK_LOST, standing
 from agui_pipelines.progress import Listener, Progress, silent
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
+
+MIGRATE: Final = "migrate"
+"""The job that runs the whole migration."""
 
 OBSERVE_SECONDS: Final = 5.0
 """Each observation costs the event log about 10 ms, so there is one every few seconds and never one a batch."""
@@ -33,6 +39,9 @@ class MigrationRun:
     migration: spec.Migration
     dry_run: bool = False
     fresh: bool = False
+    sample: int = 0
+    """Ids that a validation compares, chosen at random by `seed`; all unless given."""
+    seed: int | None = None
     listener: Listener = silent
 
     def cut_into(self, ranges: int) -> MigrationRun:
@@ -48,7 +57,16 @@ class MigrationRun:
         """Open the migration for one phase; what goes wrong on purpose becomes a `Failure`."""
         with reported():
             observer = _Observer(context, self.listener)
-            yield Session.open(self.migration, observer.hear, observer.emit, context.run.run_id)
+            session = Session.open(self.migration, observer.hear, observer.emit, context.run.run_id)
+            try:
+                yield session
+            except LockLostError:
+                # Somebody else may have written since, so that what was imported is no longer there for sure.
+                if begun := standing(session.ledger).begun:
+                    session.ledger.record(Entry(LOCK_LOST, begun.plan_id, outputs={"run_id": session.run_id}))
+                raise
+            finally:
+                observer.warn()
 
     @contextmanager
     def planned(self, context: Context) -> Iterator[tuple[Session, Plan]]:
@@ -69,6 +87,19 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
         with reported():
             return MigrationRun(spec.load(self.migration_file or None), dry_run=self.dry_run, fresh=self.fresh)
 
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[MigrationRun, None, None]:
+        """A run of the whole migration writes alone from its first step on, so that a second one is refused at once.
+
+        All its steps run in one process, in which Dagster makes the resource once.
+        """
+        run = self.create_resource(context)
+        with ExitStack() as stack:
+            if context.run is not None and context.run.job_name == MIGRATE and not self.dry_run:
+                with reported():
+                    stack.enter_context(Session.open(run.migration).exclusive())
+            yield run
+
 
 @contextmanager
 def reported() -> Iterator[None]:
@@ -85,19 +116,27 @@ def reported() -> Iterator[None]:
 
 
 class _Observer:
-    """Passes progress on, and emits it as asset observations from the step's own thread."""
+    """Passes progress on, and emits it as asset observations, and notes as warnings, from the step's own thread."""
 
     def __init__(self, context: Context, listener: Listener) -> None:
         self._context = context
         self._listener: Callable[[Progress], None] = listener
         self._latest: Progress | None = None
+        self._notes: deque[str] = deque()
         self._next = time.monotonic() + OBSERVE_SECONDS
 
     def hear(self, progress: Progress) -> None:
         self._latest = progress
+        if progress.note:
+            self._notes.append(progress.note)
         self._listener(progress)
 
+    def warn(self) -> None:
+        while self._notes:
+            self._context.log.warning(self._notes.popleft())
+
     def emit(self) -> None:
+        self.warn()
         latest = self._latest
         if latest is None or time.monotonic() < self._next or not isinstance(self._context, dg.AssetExecutionContext):
             return

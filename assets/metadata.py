@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from agui_pipelines.expectations.runner import SuiteReport
 from agui_pipelines.phases.backup import Backup
 from agui_pipelines.phases.export import RangeReport, SnapshotReport
 from agui_pipelines.phases.import_ import ImportReport
@@ -85,6 +86,8 @@ def of_validation(report: ValidationReport) -> Metadata:
     values = report.to_dict()
     return {
         "passed": report.passed,
+        "proven": report.proven,
+        "sample": values["sample"]["ids"] if values["sample"] else "none: everything was compared",
         "plan_id": report.plan_id,
         **report.figures,
         "seconds": values["seconds"],
@@ -101,6 +104,43 @@ def of_preview(report: PreviewReport) -> Metadata:
         "loss_ledger": _losses(report.loss_ledger),
         "preview": dg.MetadataValue.json(report.to_dict()),
     }
+
+
+def of_suites(reports: Sequence[SuiteReport]) -> dg.AssetCheckResult:
+    """A stage's suites as the outcome of one check; a critical expectation that failed makes it an error.
+
+    None are run on a sample, which is no outcome to rely on.
+    """
+    if not reports:
+        return dg.AssetCheckResult(
+            passed=False, severity=dg.AssetCheckSeverity.WARN, description="Not looked at, as a sample was compared."
+        )
+    failed = [(report.suite, expectation) for report in reports for expectation in report.failed]
+    rows = [
+        {
+            "suite": suite,
+            "expectation": e.type,
+            "column": e.column,
+            "frame": e.frame,
+            "severity": e.severity,
+            "unexpected": e.unexpected,
+            "ids": ", ".join(e.failing_ids),
+            "detail": e.detail,
+        }
+        for suite, e in failed
+    ]
+    passed = all(report.passed for report in reports)
+    return dg.AssetCheckResult(
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.WARN if passed else dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "suites": ", ".join(report.suite for report in reports),
+            "rows": max(report.rows for report in reports),
+            "expectations": sum(len(report.expectations) for report in reports),
+            "failed_expectations": len(failed),
+            **({"failures": _table(rows)} if rows else {}),
+        },
+    )
 
 
 def _snapshot_row(report: RangeReport) -> dict[str, Any]:

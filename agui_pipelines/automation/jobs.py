@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dagster as dg
 
+from agui_pipelines.resources import MIGRATE
 from assets.preview import import_preview
 from assets.rollback import target_rollback
 from assets.validate import validation_report
 
-MIGRATE = "migrate"
 DRY_RUN = "dry_run"
 VALIDATE = "validate"
 AFTER_RUN = "agui/rollback_of"

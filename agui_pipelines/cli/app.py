@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -107,12 +111,25 @@ def run(
 
 
 @app.command()
-def validate(file: MigrationFile = None, *, json: Json = False) -> None:
+def validate(
+    file: MigrationFile = None,
+    *,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Compare only N ids, chosen at random, with their histories. That is not a proof."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Choose the ids of an earlier sample again.")] = None,
+    json: Json = False,
+) -> None:
     """Read the target back in full and compare it, by exact digest, with what was last staged."""
+    if seed is not None and sample is None:
+        raise UsageError("--seed is for a sample: give --sample as well.")
     from agui_pipelines.cli.migrate import revalidate  # noqa: PLC0415
 
     migration, path = _migration(file, None)
-    revalidate(migration, path, json=json)
+    revalidate(migration, path, sample=sample or 0, seed=seed, json=json)
 
 
 @app.command()
@@ -175,6 +192,31 @@ def ui(
     from agui_pipelines.cli.ui import serve  # noqa: PLC0415
 
     serve(file, host=host, port=port)
+
+
+expectations_app = typer.Typer(
+    name="expectations",
+    no_args_is_help=True,
+    help="The suites that records are held to.",
+    rich_markup_mode="markdown",
+)
+app.add_typer(expectations_app)
+
+
+@expectations_app.command("show")
+def expectations_show(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="exported, staged or loaded.")],
+) -> None:
+    """Print the suite that a stage is held to, as a file to edit: `show staged > staged.json`.
+
+    The migration file names the edited one: `expectations: {staged: staged.json}`. Under the same name it takes the place of
+    the shipped suite, under another name it is looked at besides.
+    """
+    from agui_pipelines.expectations.suites import Stage, shipped  # noqa: PLC0415
+
+    if stage not in list(Stage):
+        raise UsageError(f"There is no stage '{stage}'.", remedy=f"Stages: {', '.join(Stage)}.")
+    output.say(shipped(Stage(stage)).decode().rstrip())
 
 
 backup_app = typer.Typer(
@@ -265,7 +307,23 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding, or none, can say
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_exit_code(arguments))
+    with _terminated_as_interrupted():
+        code = _exit_code(arguments)
+    sys.exit(code)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: workers stop, connections close, and what is finished stays finished."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _exit_code(arguments: list[str]) -> int:

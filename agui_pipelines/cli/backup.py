@@ -9,8 +9,8 @@ from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.errors import UsageError
 from agui_pipelines.phases import backup
-from agui_pipelines.phases.backup import Backup, End
-from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.backup import Backup
+from agui_pipelines.phases.session import End, Session
 
 
 def create(migration: spec.Migration, of: str, *, json: bool) -> None:

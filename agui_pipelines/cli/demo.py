@@ -14,6 +14,7 @@ from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.cli.migrate import migrate
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
+from agui_pipelines.staging.workspace import make_private
 
 PREFIX = "session:"
 SOURCE, TARGET = "AGUI_DEMO_REDIS_URL", "AGUI_DEMO_POSTGRES_URL"
@@ -55,7 +56,7 @@ def _write_migration(workspace: Path) -> Path:
         "accept_losses": ["expiry", "duplicate_keys"],
         "workspace": "workspace",
     }
-    workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(workspace)
     file = workspace.resolve() / spec.DEFAULT_FILE
     file.write_text(yaml.safe_dump(text, sort_keys=False), "utf-8")
     return file

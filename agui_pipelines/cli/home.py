@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from agui_pipelines.staging.workspace import make_private
+
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
@@ -26,9 +28,10 @@ def dagster_home(workspace_url: str) -> Path:
         return checkout
     local = Path.home() / ".agui" if "://" in workspace_url else Path(workspace_url)
     home = local.resolve() / "dagster"
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(home)
     if not (home / CONFIG).exists():
         shutil.copyfile(_shipped_config(checkout), home / CONFIG)
+        (home / CONFIG).chmod(0o600)
     return home
 
 
@@ -38,7 +41,7 @@ def open_instance(home: Path) -> DagsterInstance:
     from dagster._core.instance.ref import InstanceRef  # noqa: PLC0415 - the only way to give overrides
 
     os.environ["DAGSTER_HOME"] = str(home)
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)  # DAGSTER_HOME may name a folder that nobody has made yet
+    make_private(home)  # DAGSTER_HOME may name a folder that nobody has made yet
     with (home / ".agui-migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two first runs at once would both create the tables of Dagster's SQLite
         instance = DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_absolute(home)))

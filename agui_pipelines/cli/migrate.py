@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +16,7 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.losses import FORM, MEANING
 from agui_pipelines.phases.rollback import Aftermath, after_failure
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.validate import SAMPLE_PHASE, report_name
 
 
 def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh: bool, json: bool) -> None:
@@ -33,31 +36,43 @@ def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh
         print_result(migration, session, values)
 
 
-def revalidate(migration: spec.Migration, path: str | None, *, json: bool) -> None:
-    """Run the job ``validate`` and print the result."""
-    run_id = _run("validate", migration, path)
+def revalidate(
+    migration: spec.Migration, path: str | None, *, sample: int = 0, seed: int | None = None, json: bool
+) -> None:
+    """Run the job ``validate``, over a random sample if one is asked for, and print the result."""
+    run_id = _run("validate", migration, path, sample=sample, seed=seed)
     session = Session.open(migration)
-    values = {"migration": migration.name, "run_id": run_id, **_report(session, "validate")}
+    report = _report(session, SAMPLE_PHASE if sample else "validate")
+    values = {"migration": migration.name, "run_id": run_id, **report}
     if json:
         output.print_json(values)
     else:
         print_result(migration, session, values)
 
 
-def _run(job: str, migration: spec.Migration, path: str | None, *, dry_run: bool = False, fresh: bool = False) -> str:
-    """Run a job and return its run id. What a failed import has written is undone, and the error says so."""
+def _run(job: str, migration: spec.Migration, path: str | None, **options: Any) -> str:
+    """Run a job, with the options of `runs.execute`, and return its run id.
+
+    What a failed import has written is undone, and the error says so. A migration holds its target's lock from before the
+    first step, so that a second one does not read for an hour before it is refused, until that is done.
+    """
     run_id, debug = str(uuid4()), bool(os.environ.get("AGUI_DEBUG"))
+    writes = job == "migrate"
     try:
-        with output.progress() as listener:
-            execute(job, migration, listener, run_id=run_id, file=path, dry_run=dry_run, fresh=fresh, debug=debug)
+        with Session.open(migration).exclusive() if writes else nullcontext():
+            try:
+                with output.progress() as listener:
+                    execute(job, migration, listener, run_id=run_id, file=path, debug=debug, **options)
+            except MigrationError as error:
+                if writes:
+                    raise _told_with_aftermath(error, migration, run_id) from error
+                raise
+            except Exception as error:
+                if writes:
+                    _tell_aftermath(error, migration, run_id)
+                raise
     except MigrationError as error:
         error.data["migration"] = migration.name
-        if job == "migrate":
-            raise _told_with_aftermath(error, migration, run_id) from error
-        raise
-    except Exception:
-        if job == "migrate":
-            output.note(_undo(migration, run_id).sentence)
         raise
     return run_id
 
@@ -77,6 +92,14 @@ def _told_with_aftermath(error: MigrationError, migration: spec.Migration, run_i
         error.why = f"{error.why} {aftermath.sentence}".lstrip()
         error.data["rollback"] = aftermath.to_dict()
     return error
+
+
+def _tell_aftermath(error: Exception, migration: spec.Migration, run_id: str) -> None:
+    """Say what became of the target after a defect of ours, which is told by itself."""
+    try:
+        output.note(_undo(migration, run_id).sentence)
+    except MigrationError as second:
+        output.note(f"After {type(error).__name__}: {second}")
 
 
 def _undo(migration: spec.Migration, run_id: str) -> Aftermath:
@@ -103,7 +126,7 @@ def print_result(migration: spec.Migration, session: Session, values: dict[str, 
     """A validated migration, for people: what was moved, what was not, and where to look next."""
     found = {
         "States": values["total_states"],
-        "Migrated and proven equal": values["migrated_states"],
+        "Equal" if values["sample"] else "Migrated and proven equal": values["migrated_states"],
         "  of these normalised": values["normalised_states"],
         "Missing": values["missing_states_count"],
         "Corrupted": values["corrupted_states_count"],
@@ -113,23 +136,44 @@ def print_result(migration: spec.Migration, session: Session, values: dict[str, 
         "Gone while exporting": values["vanished_keys"],
     }
     for noun in ("versions", "snapshots"):
-        if values[noun][f"total_{noun}"]:
-            found[noun.capitalize()] = (
-                f"{values[noun][f'migrated_{noun}']:,} of {values[noun][f'total_{noun}']:,} proven equal"
-            )
-    output.rows(f"Migration {migration.name}", found)
+        if total := values[noun][f"total_{noun}"]:
+            equal = "equal" if values["sample"] else "proven equal"
+            found[noun.capitalize()] = f"{values[noun][f'migrated_{noun}']:,} of {total:,} {equal}"
+    output.rows(f"Migration {migration.name}{_sampled(values['sample'])}", found)
     _print_losses(values["loss_ledger"])
-    if values["errors_count"]:
-        output.say(
-            f"  Note: the target holds {values['errors_count']:,} unreadable records: {named(values['errors'])}."
-        )
+    _print_warnings(values["expectations"])
+    for note in _notes(values):
+        output.say(f"  Note: {note}.")
     for name, phase in values.get("phases", {}).items():
         output.say(
             f"  {output.PHASES.get(name, name):<13}{phase['seconds']:>8.1f} s {phase['records_per_second']:>10,}/s"
         )
-    report = session.workspace.path(f"reports/{values['plan_id']}-validation.json")
+    report = session.workspace.path(report_name(values["plan_id"], sampled=bool(values["sample"])))
     output.say(f"\nReport   {report}")
     output.say("Runs     agui-migrate ui")
+
+
+def _sampled(sample: dict[str, int] | None) -> str:
+    if sample is None:
+        return ""
+    return f": sample of {sample['ids']:,} of {sample['of']:,} ids (seed {sample['seed']}), not a proof"
+
+
+def _notes(values: dict[str, Any]) -> Iterator[str]:
+    """What does not make a validation fail, and should be known all the same."""
+    if values["errors_count"]:
+        yield f"the target holds {values['errors_count']:,} unreadable records: {named(values['errors'])}"
+    if values["settled_records"]:
+        yield f"{values['settled_records']:,} records did not match at first, and did at a second look"
+    for finding, found in values["integrity"]["source"].items():
+        if found and isinstance(found, list):
+            count = values["integrity"]["source"][f"{finding}_count"]
+            yield f"{count:,} {finding.replace('_', ' ')}, as in the source: {named(found)}"
+    replay = values["replay"]
+    if replay and replay["deviating_versions_count"]:
+        count, of = replay["deviating_versions_count"], replay["replayed_versions"]
+        told = named(replay["deviating_versions"])
+        yield f"{count:,} of {of:,} versions are not what their Delta makes of their parent, as in the source: {told}"
 
 
 def _print_preview(values: dict[str, Any]) -> None:
@@ -143,6 +187,16 @@ def _print_preview(values: dict[str, Any]) -> None:
         },
     )
     _print_losses(values["loss_ledger"])
+    _print_warnings(values["expectations"])
+
+
+def _print_warnings(suites: list[dict[str, Any]]) -> None:
+    """The expectations that failed and block nothing."""
+    for suite in suites:
+        for found in suite["failures"]:
+            output.say(
+                f"  {found['severity'].capitalize()}: {suite['stage']} records, suite {suite['suite']}: {found['message']}"
+            )
 
 
 def _print_losses(ledger: list[dict[str, Any]]) -> None:

@@ -24,9 +24,15 @@ PHASES: Final = {
     "plan": "Plan",
     "export": "Export",
     "transform": "Transform",
-    "expect_staged": "Expectations",
+    "expect_exported": "Check export",
+    "expect_staged": "Check staged",
+    "expect_loaded": "Check loaded",
     "import": "Import",
     "validate": "Validate",
+    "validate_sample": "Sample",
+    "recheck": "Look again",
+    "recheck_source": "Look at source",
+    "replay": "Replay",
     "preview": "Preview",
     "backup": "Backup",
     "restore": "Restore",
@@ -67,6 +73,8 @@ class _Bars:
         self._lock = threading.Lock()
 
     def __call__(self, state: State, /) -> None:
+        if state.note:
+            self._bars.console.print(_note(state), soft_wrap=True)
         with self._lock:
             if state.phase not in self._tasks:
                 self._tasks[state.phase] = self._bars.add_task(PHASES.get(state.phase, state.phase), amount="", rate="")
@@ -86,6 +94,9 @@ class _PlainLines:
         self._lock = threading.Lock()
 
     def __call__(self, state: State, /) -> None:
+        if state.note:
+            stderr.print(_note(state), soft_wrap=True)
+            return
         with self._lock:
             now = time.monotonic()
             finished = state.total is not None and state.done >= state.total
@@ -102,6 +113,10 @@ class _PlainLines:
         name = PHASES.get(state.phase, state.phase)
         line = f"{name}: {_amount(state)} in {state.seconds:.1f} s, {_rate(state)}{remaining}"
         stderr.print(line, soft_wrap=True)
+
+
+def _note(state: State) -> str:
+    return f"{PHASES.get(state.phase, state.phase)}: {state.note}"
 
 
 def _amount(state: State) -> str:

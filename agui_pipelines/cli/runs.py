@@ -7,12 +7,10 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from agui_pipelines import spec
 from agui_pipelines.cli.home import dagster_home, open_instance
@@ -22,9 +20,6 @@ from agui_pipelines.progress import Listener
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
-
-_WITH_SUITES: Final = frozenset({"migrate", "dry_run"})
-"""Jobs that run expectation suites."""
 
 
 def execute(
@@ -36,15 +31,17 @@ def execute(
     file: str | None = None,
     dry_run: bool = False,
     fresh: bool = False,
+    sample: int = 0,
+    seed: int | None = None,
     debug: bool = False,
 ) -> None:
     """Run a job over all key ranges, as the run `run_id`. Raises the phase's own `MigrationError`, or KeyboardInterrupt."""
     if file:
         os.environ[spec.FILE_VARIABLE] = file  # the partitions are those of this file
-    if job in _WITH_SUITES:
-        worker.warm()
+    worker.warm()  # every job runs expectation suites
     with _quiet(debug=debug):
         import dagster as dg
+        import pandas as pd  # noqa: F401 - DuckDB does with its first batch, and it would count as a phase's time
         from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError
 
         from agui_pipelines.definitions import defs
@@ -54,13 +51,13 @@ def execute(
         from assets.partitions import KEY_RANGES
 
         names = KEY_RANGES.get_partition_keys()
-        run = MigrationRun(migration, dry_run=dry_run, fresh=fresh, listener=listener)
+        run = MigrationRun(migration, dry_run=dry_run, fresh=fresh, sample=sample, seed=seed, listener=listener)
         tags = {
             "dagster/asset_partition_range_start": names[0],
             "dagster/asset_partition_range_end": names[-1],
             **_owner(migration.name),
         }
-        with open_instance(dagster_home(migration.workspace_url)) as instance, _terminated_as_interrupted():
+        with open_instance(dagster_home(migration.workspace_url)) as instance:
             _conclude_dead_runs(instance, migration.name)
             try:
                 defs.resolve_job_def(job).execute_in_process(
@@ -119,17 +116,3 @@ def _quiet(*, debug: bool) -> Iterator[None]:
             yield
         finally:
             logging.disable(previous)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does: workers stop, connections close, and what is finished stays finished."""
-
-    def interrupt(number: int, frame: FrameType | None) -> Any:  # noqa: ARG001 - a handler's signature
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -6,10 +6,9 @@ from typing import Any
 
 from agui_pipelines import spec
 from agui_pipelines.cli import output
-from agui_pipelines.ledger import Ledger
-from agui_pipelines.phases.backup import RESTORE, RESTORE_BEGUN
-from agui_pipelines.phases.import_ import BEGUN
+from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases.plan import is_open
+from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, VALIDATE, VOIDING, standing
 from agui_pipelines.staging import Workspace
 
 
@@ -46,7 +45,7 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
         return {"migration": name, "state": "not started"}
     phases = {}
     for phase in ("export", "transform", "import"):
-        since = RESTORE_BEGUN if phase == "import" else None
+        since = VOIDING if phase == "import" else ()
         newest = {e.unit: e.outputs for e in ledger.entries(phase=phase, plan_id=plan.plan_id, since=since)}
         records = sum(
             sum(o["records"].values()) if isinstance(o["records"], dict) else o["records"] for o in newest.values()
@@ -56,12 +55,7 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
     taken_back = _taken_back(ledger, plan.plan_id)
     return {
         "migration": name,
-        "state": _state(
-            plan.outputs["purpose"],
-            open_=is_open(ledger, plan.plan_id),
-            passed=bool(validation and validation.outputs["passed"]),
-            taken_back=bool(taken_back),
-        ),
+        "state": _state(ledger, plan, taken_back=bool(taken_back)),
         "taken_back_at": taken_back,
         "plan_id": plan.plan_id,
         "planned_at": plan.at,
@@ -76,17 +70,23 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
 def _taken_back(ledger: Ledger, plan_id: str) -> str | None:
     """When the target was put back as it was after the plan's last import had begun."""
     begun = ledger.last(BEGUN, plan_id=plan_id)
-    if begun is None or ledger.last(BEGUN, plan_id=plan_id, since=RESTORE_BEGUN) is not None:
+    if begun is None or ledger.last(BEGUN, plan_id=plan_id, since=(RESTORE_BEGUN,)) is not None:
         return None
-    restored = ledger.last(RESTORE, since=RESTORE_BEGUN)
+    restored = ledger.last(RESTORE, since=(RESTORE_BEGUN,))
     return restored.at if restored else None
 
 
-def _state(purpose: str, *, open_: bool, passed: bool, taken_back: bool) -> str:
+def _state(ledger: Ledger, plan: Entry, *, taken_back: bool) -> str:
+    now, purpose = standing(ledger), plan.outputs["purpose"]
+    if now.unfinished:
+        return "being taken back: finish it with agui-migrate rollback " + " ".join(sorted(now.unfinished))
     if taken_back:
         return "taken back: the target is as it was; run it again to migrate"
-    if open_:
+    if plan.plan_id in now.proven:
+        return "migrated and proven"
+    if is_open(ledger, plan.plan_id):
         return "unfinished: run it again to resume"
     if purpose == "dry_run":
         return "previewed; nothing was written"
-    return "migrated and proven" if passed else "validation failed"
+    validation = ledger.last(VALIDATE, plan_id=plan.plan_id)
+    return "imported again since it was proven" if validation and validation.outputs["passed"] else "validation failed"

@@ -20,6 +20,7 @@ from agui_pipelines.errors import (
     MigrationError,
     StoreBusyError,
     StoreError,
+    UnreachableError,
     UnstorableRecordError,
 )
 
@@ -122,7 +123,7 @@ def connect_failure(error: psycopg.Error, endpoint: Endpoint, *, again: bool) ->
             f"{where} refuses the connection: {reason}.",
             remedy="Correct connection_url, or let the server accept it, for example in its pg_hba.conf.",
         )
-    return ConnectionFailedError(f"{where} cannot be reached: {reason}.", remedy="Start it, or correct connection_url.")
+    return UnreachableError(f"{where} cannot be reached: {reason}.", remedy="Start it, or correct connection_url.")
 
 
 def reason_of(error: psycopg.Error, endpoint: Endpoint) -> str:

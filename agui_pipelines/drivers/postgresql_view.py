@@ -18,22 +18,22 @@ from psycopg import sql
 from agui_pipelines.drivers.postgresql import Connection, Connections, Work, configure
 from agui_pipelines.drivers.postgresql_errors import reason_of
 from agui_pipelines.drivers.postgresql_reading import value
-from agui_pipelines.errors import InterruptedConnectionError
+from agui_pipelines.errors import ConnectionFailedError
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _JOIN: Final = sql.SQL("SET TRANSACTION SNAPSHOT {}")
-_WITHOUT_TIME_LIMIT: Final = (
+WITHOUT_TIME_LIMIT: Final = (
     "SELECT set_config(name, '0', true) FROM pg_settings "
     "WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
 )
-"""A view is idle for as long as others read; the second setting exists from PostgreSQL 17 on."""
+"""For a transaction that is idle for as long as others work; the second setting exists from PostgreSQL 17 on."""
 
 
 @contextmanager
 def viewing(connections: Connections, view: str | None = None) -> Iterator[Connection]:
     """A connection in a transaction that only reads, and sees what `view` shows, or else what is committed now.
 
-    Raises `InterruptedConnectionError` if nobody holds the view any more.
+    Raises `ConnectionFailedError`, which no repetition mends, if nobody holds the view any more.
     """
     with connections.lent(Work.READ) as connection:
         _begin(connection, connections, view)
@@ -57,7 +57,7 @@ def _begin(connection: Connection, connections: Connections, view: str | None = 
         _join(connection, connections, view)
     # Again, as a pooler may have given this transaction another server connection than the one that was set up.
     configure(connection, connections.settings, local=True)
-    connection.execute(_WITHOUT_TIME_LIMIT)
+    connection.execute(WITHOUT_TIME_LIMIT)
 
 
 def _join(connection: Connection, connections: Connections, view: str) -> None:
@@ -67,7 +67,7 @@ def _join(connection: Connection, connections: Connections, view: str) -> None:
         raise
     except psycopg.Error as error:
         reason = reason_of(error, connections.endpoint)
-        raise InterruptedConnectionError(
+        raise ConnectionFailedError(
             f"PostgreSQL at {connections.endpoint.address} does not know the moment that the source is read at: {reason}.",
             why="The connection that held it broke, and what is read at another moment may not fit to what was read before.",
             remedy="Run the same command again: it keeps the key ranges that are finished and reads the others anew.",

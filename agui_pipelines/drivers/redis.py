@@ -71,6 +71,13 @@ class Burst:
         self.parts: list[bytes | memoryview] = []
         self.replies = 0
 
+    @classmethod
+    def of(cls, *commands: tuple[bytes | memoryview | str | int, ...]) -> Burst:
+        burst = cls()
+        for command in commands:
+            burst.add(*command)
+        return burst
+
     def add(self, *command: bytes | memoryview | str | int) -> None:
         if any(isinstance(argument, memoryview) for argument in command):
             self._add_views(command)
@@ -151,9 +158,7 @@ class RedisWire:
 
     def call(self, *command: bytes | str | int) -> Any:
         """One command and its reply."""
-        burst = Burst()
-        burst.add(*command)
-        return self.run(burst)[0]
+        return self.run(Burst.of(command))[0]
 
     def run(self, burst: Burst) -> list[Any]:
         """The replies of a burst. If any is an error, all are awaited and the first is raised."""
@@ -279,10 +284,11 @@ class RedisWire:
             pending = self.send(burst)
             return self.receive(pending)
         except InterruptedConnectionError as error:
-            for reply in (
-                pending.replies if pending else ()
-            ):  # some refusals come before anything is asked, and then the end
-                raise self.failure(reply) from None
+            for reply in pending.replies if pending else ():
+                if isinstance(
+                    reply, hiredis.ReplyError
+                ):  # some refusals come before anything is asked, and then the end
+                    raise self.failure(reply) from None
             hung_up = isinstance(error.__cause__, ConnectionError) and pending is not None
             if self._server is None and (hung_up or isinstance(error.__cause__, ssl.SSLError)):
                 raise silent(error, self._target) from error

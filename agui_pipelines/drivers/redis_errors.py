@@ -19,6 +19,7 @@ from agui_pipelines.errors import (
     SlotMovedError,
     StoreBusyError,
     StoreError,
+    UnreachableError,
 )
 
 LOGIN: Final = frozenset({"NOAUTH", "WRONGPASS", "DENIED"})
@@ -90,12 +91,12 @@ def interrupted(error: OSError, target: Target) -> InterruptedConnectionError:
     )
 
 
-def silent(error: InterruptedConnectionError, target: Target) -> ConnectionFailedError:
+def silent(error: InterruptedConnectionError, target: Target) -> UnreachableError:
     """A connection that broke before it was ever of use, which is no reason to try it again."""
     remedy = "See whether it is a Redis, and whether it wants TLS, that is rediss:// in connection_url."
     if issubclass(target.connection_class, SSLConnection):
         remedy = "See whether it wants a certificate: name yours in redis_options.tls_cert_file and tls_key_file."
-    return ConnectionFailedError(
+    return UnreachableError(
         f"What listens at {target.address} does not answer as a Redis does. {error.message}", remedy=remedy
     )
 
@@ -121,7 +122,6 @@ def unusable_mode(mode: str, target: Target) -> StoreError:
 def connect_failure(error: Exception, target: Target, timeout: float | None) -> MigrationError:
     """What kept us from connecting. Only the type of a driver's exception is used, or a system error behind it."""
     cause = error if isinstance(error, OSError) else error.__context__
-    remedy = "Start it, or correct connection_url."
     if isinstance(error, (redis_errors.AuthenticationError, redis_errors.AuthorizationError)):
         return _refused_login("WRONGPASS" if target.options.get("password") else "NOAUTH", target)
     if isinstance(error, redis_errors.BusyLoadingError):
@@ -138,10 +138,15 @@ def connect_failure(error: Exception, target: Target, timeout: float | None) -> 
     elif isinstance(cause, OSError):
         reason = _reason_of(cause)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            remedy = "Use the name that is in the certificate, or name its authority in redis_options.tls_ca_file."
+            return ConnectionFailedError(
+                f"Redis at {target.address} cannot be reached: {reason}.",
+                remedy="Use the name that is in the certificate, or name its authority in redis_options.tls_ca_file.",
+            )
     else:
         reason = "the connection was closed before the login was done"
-    return ConnectionFailedError(f"Redis at {target.address} cannot be reached: {reason}.", remedy=remedy)
+    return UnreachableError(
+        f"Redis at {target.address} cannot be reached: {reason}.", remedy="Start it, or correct connection_url."
+    )
 
 
 def _reason_of(error: OSError) -> str:

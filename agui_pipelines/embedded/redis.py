@@ -20,14 +20,16 @@ NO_PERSISTENCE: Final = ("--save", "", "--appendonly", "no")
 
 
 class EmbeddedRedis:
-    """A Redis-compatible server that keeps nothing on disk, with ``settings`` (names as in ``redis.conf``).
+    """A Redis-compatible server that keeps nothing on disk, but for what ``settings`` (names as in ``redis.conf``) ask for.
 
+    What it keeps goes with the server, unless a ``directory`` is given.
     It needs no password, so every user of this machine can connect: for demo and test data only.
     Raises EmbeddedServerError.
     """
 
-    def __init__(self, *, settings: Mapping[str, str] = {}) -> None:
+    def __init__(self, *, settings: Mapping[str, str] = {}, directory: Path | None = None) -> None:
         self._settings = dict(settings)
+        self._directory = directory
         self._server: RunningServer | None = None
 
     def start(self) -> Self:
@@ -40,6 +42,7 @@ class EmbeddedRedis:
                 stop_signal=signal.SIGTERM,
                 commands=self._commands,
                 refusal=_refusal,
+                keep=self._directory,
             )
             self._server = start_server(recipe)
         return self

@@ -2,8 +2,8 @@
 
 Great Expectations takes ten seconds of one core to import on a small machine, and a few hundred megabytes. A worker that is
 started with the command (`warm`) imports it while the command itself imports Dagster, connects and exports. Each process
-has at most one. A request is the suite's name and path as a line of JSON and the frame as an Arrow stream; the answer is a
-line of JSON. Nothing that could be executed is exchanged.
+has at most one. A request is the suites as a line of JSON and the frame as an Arrow stream; the answer is a line of JSON.
+Nothing that could be executed is exchanged.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from agui_pipelines import processes
-from agui_pipelines.errors import SpecError, StagingError
+from agui_pipelines.errors import StagingError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
     from agui_pipelines.expectations.runner import SuiteReport
+    from agui_pipelines.expectations.suites import Frame, Suite
 
 _lock = threading.Lock()
 _worker: subprocess.Popen[bytes] | None = None
@@ -38,25 +39,26 @@ def warm() -> None:
         _running()
 
 
-def run_suite_apart(name: str, frame: pd.DataFrame, *, path: Path | None = None) -> SuiteReport:
-    """What `runner.run_suite` does, in the worker. Raises what it raises, or `StagingError` if the worker died."""
+def run_suites_apart(suites: Sequence[Suite], frame: Frame, table: pa.Table) -> list[SuiteReport]:
+    """What `runner.run_suite` gives for each suite, in the worker. Raises `StagingError` if the worker died."""
     with _lock:
         try:
-            answer = _ask(_running(), name, frame, path)
+            answer = _ask(_running(), suites, frame, table)
         except BaseException as error:
             _end()  # an answer that was not read would be given to the next one who asks
             if not isinstance(error, OSError):
                 raise
             raise StagingError(
                 "The worker process that runs the expectation suites ended unexpectedly.",
-                why="Without its answer nothing may be imported.",
+                why="Without its answer the migration cannot go on.",
                 remedy="Look whether the system ran out of memory, then run the same command again: it resumes.",
             ) from error
-    if "refused" in answer:
-        raise SpecError(**answer["refused"])
     if "broke" in answer:
-        raise RuntimeError(f"The suite {name} broke in its worker process:\n{answer['broke']}")
-    return _report(answer["report"])
+        names = ", ".join(suite.name for suite in suites)
+        raise RuntimeError(f"The suites {names} broke in their worker process:\n{answer['broke']}")
+    from agui_pipelines.expectations.runner import SuiteReport  # noqa: PLC0415 - as in `_ask`
+
+    return [SuiteReport.of(values) for values in answer["reports"]]
 
 
 def _running() -> subprocess.Popen[bytes]:
@@ -75,14 +77,14 @@ def _end() -> None:
         atexit.unregister(_end)
 
 
-def _ask(worker: subprocess.Popen[bytes], name: str, frame: pd.DataFrame, path: Path | None) -> dict[str, Any]:
+def _ask(worker: subprocess.Popen[bytes], suites: Sequence[Suite], frame: Frame, table: pa.Table) -> dict[str, Any]:
     """Raises `OSError` if the worker is gone."""
     import pyarrow as pa  # noqa: PLC0415 - who only starts the worker does not wait for it
 
     if worker.stdin is None or worker.stdout is None:
         raise OSError("the worker has no pipes")
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    worker.stdin.write(json.dumps({"name": name, "path": str(path) if path else None}).encode() + b"\n")
+    request = {"frame": frame, "suites": [asdict(suite) for suite in suites]}
+    worker.stdin.write(json.dumps(request).encode() + b"\n")
     with pa.ipc.new_stream(pa.PythonFile(worker.stdin, mode="w"), table.schema) as stream:
         stream.write_table(table)
     worker.stdin.flush()
@@ -93,29 +95,22 @@ def _ask(worker: subprocess.Popen[bytes], name: str, frame: pd.DataFrame, path: 
     return answer
 
 
-def _report(values: dict[str, Any]) -> SuiteReport:
-    from agui_pipelines.expectations.runner import Expectation, SuiteReport  # noqa: PLC0415 - as above
-
-    found = [Expectation(**{**e, "failing_ids": tuple(e["failing_ids"])}) for e in values["expectations"]]
-    return SuiteReport(values["suite"], values["rows"], tuple(found))
-
-
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """A worker's life: run suites until the input ends."""
     import pyarrow as pa  # noqa: PLC0415 - what the starting process is spared
 
     from agui_pipelines.expectations import runner  # noqa: PLC0415 - likewise
+    from agui_pipelines.expectations.suites import Frame, Stage, Suite  # noqa: PLC0415
 
     runner.warm()
     while line := requests.readline():
         request = json.loads(line)
-        frame = pa.ipc.open_stream(pa.PythonFile(requests, mode="r")).read_pandas()
-        path = Path(request["path"]) if request["path"] else None
+        table = pa.ipc.open_stream(pa.PythonFile(requests, mode="r")).read_all()
+        suites = [Suite(Stage(s["stage"]), s["name"], s["values"]) for s in request["suites"]]
         try:
-            answer = json.dumps({"report": asdict(runner.run_suite(request["name"], frame, path=path))})
-        except SpecError as error:
-            answer = json.dumps({"refused": {"message": error.message, "why": error.why, "remedy": error.remedy}})
-        except Exception:  # noqa: BLE001 - a mistake of ours or of the library, to be seen where the suite was asked for
+            found = [runner.run_suite(suite, Frame(request["frame"]), table) for suite in suites]
+            answer = json.dumps({"reports": [asdict(report) for report in found]})
+        except Exception:  # noqa: BLE001 - a mistake of ours or of the library, to be seen where the suites were asked for
             answer = json.dumps({"broke": traceback.format_exc()})
         answers.write(answer.encode() + b"\n")
         answers.flush()

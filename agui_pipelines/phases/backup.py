@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from itertools import chain
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from xxhash import xxh3_128
 
 from agui_pipelines.errors import BackupError, MigrationError, RefusedError, StagingError, named
 from agui_pipelines.keyspace import (
@@ -32,28 +34,25 @@ from agui_pipelines.keyspace import (
     write_catalogue,
 )
 from agui_pipelines.ledger import Entry
-from agui_pipelines.phases.comparison import Within, compared
+from agui_pipelines.phases.comparison import Comparison, compared
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
+from agui_pipelines.phases.observation import Unreadable, Within
 from agui_pipelines.phases.plan import Plan
-from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.retry import retried
+from agui_pipelines.phases.session import End, Session
+from agui_pipelines.phases.standing import BACKUP, BACKUP_DELETED, RESTORE, RESTORE_BEGUN, standing
 from agui_pipelines.ports import BATCH_BYTES, Consistent, Store
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import Digester, Kind, Reject, gathered
+from agui_pipelines.records import SCHEMAS, Digester, Kind, Reject, gathered, id_columns
 from agui_pipelines.staging import Manifest, SnapshotReader, SnapshotWriter
 from agui_pipelines.staging.flow import Behind, ahead
 from agui_pipelines.staging.workspace import new_id
 
-PHASE: Final = "backup"
-RESTORE: Final = "restore"
-RESTORE_BEGUN: Final = "restore_begun"
-"""Recorded before a restore writes to the target: what was imported before is no longer there for sure."""
-
+PHASE: Final = BACKUP
 _SOURCE_RESTORED: Final = "restore_source"
-_DELETED: Final = "backup_deleted"
+_CHUNK: Final = 1024 * 1024
 _HELD_KEYS: Final = 50_000
 """Keys of a range that are held in memory to tell which of the records between its bounds are wanted, about."""
-
-End = Literal["source", "target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,8 @@ class Backup:
     """Ids of the staged snapshots whose ids it is of; none for a whole store."""
     records: dict[str, int]
     bytes: int
+    catalogue_checksum: str
+    """xxh3_128 of the catalogue's file, 32 hex digits."""
     created_at: str = ""
 
     @property
@@ -134,14 +135,14 @@ def ensure(session: Session, plan: Plan, staged: Iterable[SnapshotReader]) -> Ba
 
 def backups(session: Session) -> list[Backup]:
     """All backups that have not been deleted, oldest first."""
-    deleted = {entry.unit for entry in session.ledger.entries(phase=_DELETED)}
+    deleted = {entry.unit for entry in session.ledger.entries(phase=BACKUP_DELETED)}
     return [_from_entry(e) for e in session.ledger.entries(phase=PHASE) if e.unit not in deleted]
 
 
 def outstanding(session: Session) -> list[Backup]:
-    """The backups of the target that have not been put back, oldest first."""
-    restored = {entry.unit for entry in session.ledger.entries(phase=RESTORE)}
-    return [backup for backup in backups(session) if backup.of == "target" and backup.backup_id not in restored]
+    """The backups of the target that may still be put back as what was there before, oldest first; see `Standing`."""
+    ids = standing(session.ledger).outstanding
+    return [backup for backup in backups(session) if backup.backup_id in ids]
 
 
 def of_plan(session: Session, plan_id: str) -> list[Backup]:
@@ -170,24 +171,27 @@ def verify(session: Session, backup: Backup) -> None:
     """Read every segment of a backup. Raises `StagingError` if one is missing or damaged."""
     for snapshot in _snapshots(session, backup):
         snapshot.verify()
-    with session.workspace.reading(backup.catalogue) as file:
-        keys = sum(r.keys for r in backup.ranges)
-        try:
-            rows = pq.ParquetFile(file).metadata.num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise StagingError(f"The catalogue of the backup {backup.backup_id} is damaged: {error}.") from error
-    if rows != keys:
-        raise StagingError(f"The catalogue of the backup {backup.backup_id} names {rows:,} ids instead of {keys:,}.")
+    if _checksum(session, backup.catalogue) != backup.catalogue_checksum:
+        raise StagingError(
+            f"The catalogue of the backup {backup.backup_id} is damaged: its checksum is another one.",
+            why="It says which ids are put back and which removed.",
+            remedy="Restore the file, or use another backup.",
+        )
 
 
 def restore(session: Session, backup: Backup) -> RestoreReport:
     """Put back what a backup holds, and remove under its ids what was not there.
 
     Everything is verified first and compared afterwards. To restore again does no harm. Raises `StagingError` for a damaged
-    backup and `RefusedError` for one of another store, before anything is written; `BackupError` if the store is not as it
-    was afterwards.
+    backup and `RefusedError` for one of another store, or while another migration writes there, before anything is written;
+    `BackupError` if the store is not as it was afterwards.
     """
     verify(session, backup)
+    with session.exclusive(backup.of):
+        return _restore(session, backup)
+
+
+def _restore(session: Session, backup: Backup) -> RestoreReport:
     opened = partial(_opened, session, backup.of)
     with opened() as store:
         _require_same_place(backup, store)
@@ -209,12 +213,12 @@ def delete(session: Session, backup: Backup, *, force: bool = False) -> None:
     """Delete a backup. Raises `RefusedError`, unless `force`, while it may be needed: see `_is_needed`."""
     if not force and _is_needed(session, backup):
         raise RefusedError(
-            f"The backup {backup.backup_id} was made for the plan {backup.plan_id}, which has not been validated.",
+            f"The backup {backup.backup_id} may be needed: its migration has not been proven, or its restore has not ended.",
             why="It is the only way back.",
-            remedy="Validate the migration first, or delete it all the same with --force.",
+            remedy="Validate the migration or finish the rollback first, or delete it all the same with --force.",
         )
     # Recorded first: a backup half of whose files are gone is none.
-    session.ledger.record(Entry(_DELETED, backup.plan_id, backup.backup_id))
+    session.ledger.record(Entry(BACKUP_DELETED, backup.plan_id, backup.backup_id))
     for snapshot_id in backup.snapshots.values():
         session.workspace.remove_folder(f"snapshots/{snapshot_id}")
     session.workspace.remove(backup.catalogue)
@@ -231,11 +235,11 @@ def prune(session: Session, keep: int) -> list[Backup]:
 
 
 def _is_needed(session: Session, backup: Backup) -> bool:
-    """Whether a backup was made for a migration that is neither proven nor undone yet."""
-    if not backup.plan_id or backup not in outstanding(session):
-        return False
-    proof = session.ledger.last("validate", plan_id=backup.plan_id)
-    return proof is None or not proof.outputs["passed"]
+    """Whether a backup was made for a migration that is neither proven nor undone, or is being put back."""
+    now = standing(session.ledger)
+    if backup.backup_id in now.unfinished:
+        return True
+    return bool(backup.plan_id) and backup.backup_id in now.outstanding and backup.plan_id not in now.proven
 
 
 def _opened(session: Session, of: End) -> AbstractContextManager[Store]:
@@ -256,14 +260,25 @@ def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBat
                 session.workspace.remove_folder(f"snapshots/{snapshot_id}")
             session.workspace.remove(name)
         raise
+    # Outside of the block: once there is an entry, its files are never removed.
+    outputs = asdict(backup) | {"ranges": ranges_as_text(backup.ranges)}
+    recorded = _from_entry(session.ledger.record(Entry(PHASE, plan_id, backup_id, outputs=outputs)))
     prune(session, session.migration.backup.keep)
-    return backup
+    return recorded
+
+
+def _checksum(session: Session, name: str) -> str:
+    checksum = xxh3_128()
+    with session.workspace.reading(name) as file:
+        while chunk := file.read(_CHUNK):
+            checksum.update(chunk)
+    return checksum.hexdigest()
 
 
 def _sealed(
     session: Session, of: End, plan_id: str, backup_id: str, covers: tuple[str, ...], made: dict[str, str]
 ) -> Backup:
-    """Read what the catalogue names, and record the backup. What was sealed is told in `made`, by range, at once."""
+    """Read what the catalogue names. What was sealed is told in `made`, by range, at once."""
     name = f"catalogues/{backup_id}.parquet"
     with session.workspace.reading(name) as file:
         count = session.migration.ranges
@@ -297,11 +312,11 @@ def _sealed(
         store.held_view() if isinstance(store, Consistent) else nullcontext() as view,
     ):
         place = store.describe()
-        session.in_parallel(partial(one, digester), [r for r in ranges if r.keys])
+        work = partial(one, digester)
+        session.in_parallel(lambda r: retried(session, meter, partial(work, r)), [r for r in ranges if r.keys])
     session.conclude(meter, plan_id)
-    backup = Backup(backup_id, of, plan_id, place, tuple(ranges), dict(sorted(made.items())), covers, records, size)
-    outputs = asdict(backup) | {"ranges": ranges_as_text(backup.ranges)}
-    return _from_entry(session.ledger.record(Entry(PHASE, plan_id, backup_id, outputs=outputs)))
+    snapshots, checksum = dict(sorted(made.items())), _checksum(session, name)
+    return Backup(backup_id, of, plan_id, place, tuple(ranges), snapshots, covers, records, size, checksum)
 
 
 def _read(
@@ -320,7 +335,10 @@ def _read(
         if keys is None or owned_by(keys, found.id):
             unreadable.append(found)
 
-    with SnapshotWriter(session.workspace, stage="backup", plan_id=backup_id, range_=span.range.name) as writer:
+    with (
+        SnapshotWriter(session.workspace, stage="backup", plan_id=backup_id, range_=span.range.name) as writer,
+        meter.provisional() as count,
+    ):
         for kind in store.kinds if store.exists() else ():
             with Behind(partial(writer.write, kind)) as sink:
                 for batch in ahead(gathered(store.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
@@ -328,7 +346,7 @@ def _read(
                     wanted = batch if keys is None else held_by(keys, batch)
                     for usable in digested_or_rejected(kind, wanted, reject, digester=digester):
                         sink.put(usable)
-                    meter.add(batch.num_rows, batch.nbytes)
+                    count(batch.num_rows, batch.nbytes)
         if unreadable:
             raise BackupError(
                 f"What {store.describe()} holds under {len(unreadable):,} ids cannot be read, so it cannot be backed up: "
@@ -351,8 +369,7 @@ def _write_back(
     with opened() as store:
         for segment in snapshot.manifest.segments:
             for batch in snapshot.portions(segment, session.migration.batch_size, BATCH_BYTES):
-                session.require_going()
-                store.write(Kind(segment.kind), batch)
+                retried(session, meter, partial(store.write, Kind(segment.kind), batch))
                 meter.add(batch.num_rows, batch.nbytes)
         store.flush()
 
@@ -369,12 +386,34 @@ def _remove_others(
     meter = session.meter("restore_others")
     snapshots = _snapshots(session, backup)
     there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup))
-    with there as (comparison, _), opened() as store:
+    with there as (comparison, unreadable), opened() as store:
         for kind in Kind:
-            for batch in comparison.others(kind):
-                removed[kind] += store.remove(kind, batch)
+            for batch in chain(comparison.others(kind), [_unreadable_ones(kind, comparison, unreadable)]):
+                removed[kind] += retried(session, meter, partial(store.remove, kind, batch))
         store.flush()
     return removed
+
+
+def _unreadable_ones(kind: Kind, comparison: Comparison, unreadable: Unreadable) -> pa.RecordBatch:
+    """The ids of what cannot be read and so was not there before, as none of it was when the backup was made.
+
+    Where it is not certain what an id is made of, and under ids that have just been put back, it is left, and told of by
+    `require_restored`.
+    """
+    columns = id_columns(kind)
+    rows = []
+    for of, id_ in unreadable.named:
+        with suppress(UnicodeDecodeError):
+            parts = id_.decode().split("/") if kind is not Kind.STATE else [id_.decode()]
+            if of is kind and len(parts) == len(columns):
+                rows.append(dict(zip(columns, parts, strict=True)))
+    ids = sorted({row["state_id"] for row in rows})
+    query = "SELECT id, other FROM expected WHERE kind = $kind AND list_contains($ids, id)"
+    put_back = set(comparison.query(query, kind=str(kind), ids=ids)) if ids else set()
+    rows = [
+        row for row in rows if (row["state_id"], row.get(columns[-1], "") if len(columns) > 1 else "") not in put_back
+    ]
+    return pa.RecordBatch.from_pylist(rows, pa.schema([SCHEMAS[kind].field(name) for name in columns]))
 
 
 def require_restored(session: Session, backup: Backup) -> int:
@@ -382,13 +421,18 @@ def require_restored(session: Session, backup: Backup) -> int:
     opened = partial(_opened, session, backup.of)
     meter = session.meter("restore_proof", total=sum(backup.records.values()))
     snapshots = _snapshots(session, backup)
-    there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup))
+    there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup), expiry=True)
     with there as (comparison, unreadable):
         found = {kind: comparison.result(kind) for kind in Kind}
     wrong = [
         f"{ids.count:,} {kind}{'s' if ids.count != 1 else ''} {word} ({named(ids.ids)})"
         for kind, result in found.items()
-        for word, ids in (("missing", result.missing), ("different", result.corrupted), ("too many", result.extra))
+        for word, ids in (
+            ("missing", result.missing),
+            ("different", result.corrupted),
+            ("with another expiry", result.untimely),
+            ("too many", result.extra),
+        )
         if ids.count
     ]
     if unreadable.count:

@@ -6,55 +6,86 @@ here. Both go into DuckDB on disk, which joins them by id.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final, Literal, Self
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from agui_pipelines.canonical import Trait
-from agui_pipelines.keyspace import DUCKDB, KeyRange, Span, cut, held_by, owned_by, write_catalogue
-from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
+from agui_pipelines.errors import StagingError
+from agui_pipelines.keyspace import DUCKDB, cut, interruptions_told, write_catalogue
+from agui_pipelines.phases.observation import (
+    LIST_LIMIT,
+    Names,
+    OpenedStore,
+    Spans,
+    Take,
+    Unreadable,
+    Within,
+    observe,
+    spans_of_ids,
+)
+from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Store
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import SCHEMAS, Kind, Reject, gathered, id_columns
+from agui_pipelines.records import SCHEMAS, Kind, id_columns
 from agui_pipelines.staging import SnapshotReader
-from agui_pipelines.staging.flow import ahead
 
 INSERT_ROWS: Final = 20_000
-LIST_LIMIT: Final = 1000
-"""Ids named in each list of a report; their full number stands beside it."""
+EXPIRY_MILLISECONDS: Final = 100
+"""What two expiries may differ by and be one."""
+
+_IDS: Final = 50_000
+"""Ids that are taken out of the database at a time."""
+
+Side = Literal["expected", "actual", "again"]
+"""The tables of digested records: what was staged, what the store holds, and what it holds at a second look."""
 
 _OTHER_ID: Final = {Kind.STATE: None, Kind.VERSION: "version_id", Kind.SNAPSHOT: "snapshot_id"}
+_LINK: Final = {Kind.STATE: None, Kind.VERSION: "parent_id", Kind.SNAPSHOT: "version_id"}
 _ROW: Final = pa.schema(
     [
         ("kind", pa.string()),
         ("id", pa.string()),
         ("other", pa.string()),
+        ("link", pa.string()),
         ("canonical", pa.binary(16)),
         ("spelling", pa.binary(16)),
         ("duplicates", pa.bool_()),
-        ("expires_at", pa.timestamp("ms", "UTC")),
+        ("expires_at", pa.int64()),
+        ("reading", pa.int64()),
     ]
 )
+"""A digested record: `other` is the id of a version or snapshot, `link` the version that it names; `expires_at` in
+milliseconds since the epoch."""
 
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Ids of one finding: the first `LIST_LIMIT` in order, and how many there are in all."""
-
-    ids: tuple[str, ...] = ()
-    count: int = 0
+_JOINED: Final = """
+    SELECT coalesce(e.kind, a.kind) AS kind, coalesce(e.id, a.id) AS id, coalesce(e.other, a.other) AS other,
+        CASE
+            WHEN a.id IS NULL AND $expiry AND e.expires_at <= $now THEN 'expired'
+            WHEN a.id IS NULL THEN 'missing'
+            WHEN e.id IS NULL THEN 'extra'
+            WHEN e.canonical IS DISTINCT FROM a.canonical THEN 'corrupted'
+            WHEN e.spelling IS DISTINCT FROM a.spelling OR e.duplicates <> a.duplicates THEN 'normalised'
+            ELSE 'equal'
+        END AS status,
+        $expiry AND a.id IS NOT NULL AND e.id IS NOT NULL
+            AND coalesce(abs(e.expires_at - a.expires_at) > $tolerance, e.expires_at IS DISTINCT FROM a.expires_at)
+            AS untimely
+    FROM {expected} e FULL OUTER JOIN {actual} a ON e.kind = a.kind AND e.id = a.id AND e.other = a.other
+"""
+_DOUBTFUL: Final = "status IN ('missing', 'corrupted') OR untimely"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +102,30 @@ class KindComparison:
     corrupted: Names = field(default_factory=Names)
     extra: Names = field(default_factory=Names)
     """In the target, but not among what was staged."""
+    untimely: Names = field(default_factory=Names)
+    """There, with another expiry than was staged; also counted as whatever else they are."""
 
 
 class Comparison:
-    """Collects both sides and joins them. Use as a context manager; `observe` may be called from several threads."""
+    """Collects both sides and joins them. Use as a context manager; `observing` may be used by several threads.
 
-    def __init__(self) -> None:
+    Expiries are compared if `expiry` says that the store keeps them.
+    """
+
+    def __init__(self, *, expiry: bool = False) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="agui-compare-")
         self.folder = Path(self._scratch.name)
         self._connection = duckdb.connect(
             self.folder / "compare.duckdb",
             config={**DUCKDB, "temp_directory": str(self.folder)},
         )
-        self._lock = threading.Lock()
-        self._pending: dict[str, list[pa.RecordBatch]] = {"expected": [], "actual": []}
+        self._expiry = expiry
+        self._lock = threading.RLock()
+        self._readings = itertools.count(1)
+        self._pending: dict[Side, list[pa.RecordBatch]] = {"expected": [], "actual": [], "again": []}
         for table in self._pending:
             self._connection.register("shape", pa.Table.from_pylist([], _ROW))
-            self._connection.execute(f"CREATE TABLE {table} AS SELECT * FROM shape")  # noqa: S608 - one of two names
+            self._connection.execute(f"CREATE TABLE {table} AS SELECT * FROM shape")  # noqa: S608 - one of three names
             self._connection.unregister("shape")
 
     def __enter__(self) -> Self:
@@ -97,22 +135,32 @@ class Comparison:
         self._connection.close()
         self._scratch.cleanup()
 
-    def expect(self, snapshots: Iterable[SnapshotReader]) -> None:
-        """Take the digests of staged snapshots as what the target should hold."""
+    def expect(self, snapshots: Iterable[SnapshotReader], only: Sequence[bytes] | None = None) -> None:
+        """Take the digests of staged snapshots (of some ids only, if given) as what the target should hold."""
+        wanted = None if only is None else pa.array(only, pa.binary()).cast(pa.string())
         for snapshot in snapshots:
             for kind in Kind:
-                for segment in snapshot.segments(kind):
-                    for batch in snapshot.segment_batches(segment, _columns(kind)):
-                        self._add("expected", _row(kind, batch))
+                for batch in snapshot.batches(kind, _columns(kind)):
+                    some = batch if wanted is None else batch.filter(pc.is_in(batch.column("state_id"), wanted))
+                    self._add("expected", _row(kind, some))
 
-    def observe(self, kind: Kind, batch: pa.RecordBatch) -> None:
-        """Take a digested batch as what the target holds."""
-        self._add("actual", _row(kind, batch))
+    @contextmanager
+    def observing(self, side: Side = "actual") -> Iterator[Take]:
+        """What takes digested batches as what the target holds; if the block ends with an error, as if it never had.
+
+        With the side "again", as what it holds at a second look; see `join_again`.
+        """
+        number = next(self._readings)
+        try:
+            yield lambda kind, batch: self._add(side, _row(kind, batch, number))
+        except BaseException:
+            self._forget(side, number)
+            raise
 
     def result(self, kind: Kind) -> KindComparison:
-        found = {status: self._names(kind, status) for status in ("missing", "corrupted", "extra")}
+        found = {status: self._names(kind, f"status = '{status}'") for status in ("missing", "corrupted", "extra")}
         counts: dict[str, int] = dict(
-            self._query("SELECT status, count(*) FROM joined WHERE kind = ? GROUP BY status", [kind])
+            self.query("SELECT status, count(*) FROM joined WHERE kind = $kind GROUP BY status", kind=kind)
         )
         migrated = counts.get("equal", 0) + counts.get("normalised", 0)
         expired = counts.get("expired", 0)
@@ -122,174 +170,211 @@ class Comparison:
             normalised=counts.get("normalised", 0),
             expired=expired,
             **found,
+            untimely=self._names(kind, "untimely"),
         )
+
+    def statuses(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """What became of every record, in batches of up to `rows`: its kind, ids (`other` is empty for a state) and status."""
+        with closing(self._connection.cursor()) as cursor:
+            yield from cursor.sql("SELECT kind, id AS state_id, other, status FROM joined").to_arrow_reader(rows)
 
     def others(self, kind: Kind) -> Iterator[pa.RecordBatch]:
         """The ids of all records that the store holds and should not, as batches of nothing but the columns of the ids."""
         names = id_columns(kind)
         schema = pa.schema([SCHEMAS[kind].field(name) for name in names])
-        query = "SELECT id, other FROM joined WHERE kind = ? AND status = 'extra' ORDER BY id, other LIMIT ? OFFSET ?"
-        count = 0
-        while rows := self._query(query, [kind, LIST_LIMIT, count]):
-            count += len(rows)
+        query = (
+            "SELECT id, other FROM joined WHERE kind = $kind AND status = 'extra' AND (id, other) > ($id, $other) "
+            "ORDER BY id, other LIMIT $limit"
+        )
+        last = ("", "")
+        while rows := self.query(query, kind=kind, limit=LIST_LIMIT, id=last[0], other=last[1]):
+            last = rows[-1]
             yield pa.RecordBatch.from_pylist([dict(zip(names, row, strict=False)) for row in rows], schema)
 
     def join(self) -> None:
         """Join both sides, once everything has been expected and observed."""
-        now = datetime.now(UTC)
-        with self._lock:
-            for table in self._pending:
-                self._insert(table)
-        self._query(
-            """
-            CREATE TABLE joined AS
-            SELECT coalesce(e.kind, a.kind) AS kind, coalesce(e.id, a.id) AS id, coalesce(e.other, a.other) AS other,
-                CASE
-                    WHEN a.id IS NULL AND e.expires_at <= ? THEN 'expired'
-                    WHEN a.id IS NULL THEN 'missing'
-                    WHEN e.id IS NULL THEN 'extra'
-                    WHEN e.canonical IS DISTINCT FROM a.canonical THEN 'corrupted'
-                    WHEN e.spelling IS DISTINCT FROM a.spelling OR e.duplicates <> a.duplicates THEN 'normalised'
-                    ELSE 'equal'
-                END AS status
-            FROM expected e FULL OUTER JOIN actual a ON e.kind = a.kind AND e.id = a.id AND e.other = a.other
-            """,
-            [now],
+        self._flush()
+        self._join("CREATE TABLE joined AS", "expected", "actual")
+
+    def doubt(self) -> int:
+        """Choose the ids under which something is missing, corrupted or has another expiry; how many there are."""
+        self.query(f"CREATE TABLE doubtful AS SELECT DISTINCT id FROM joined WHERE {_DOUBTFUL}")  # noqa: S608
+        [(count,)] = self.query("SELECT count(*) FROM doubtful")
+        return int(count)
+
+    def doubtful_ids(self) -> Iterator[list[bytes]]:
+        """The ids that `doubt` has chosen, in order, in lists."""
+        last = None
+        query = f"SELECT id FROM doubtful WHERE $last IS NULL OR id > $last ORDER BY id LIMIT {_IDS}"  # noqa: S608 - a number
+        while rows := self.query(query, last=last):
+            yield [id_.encode() for (id_,) in rows]
+            [last] = rows[-1]
+
+    def doubts(self) -> int:
+        """Records that are missing, corrupted, or have another expiry."""
+        [(count,)] = self.query(f"SELECT count(*) FROM joined WHERE {_DOUBTFUL}")  # noqa: S608
+        return int(count)
+
+    def join_again(self) -> None:
+        """Put what a second look saw in the place of what was there at the first, under all ids that are doubtful."""
+        self._flush()
+        for table in ("actual", "joined"):
+            self.query(f"DELETE FROM {table} WHERE id IN (SELECT id FROM doubtful)")  # noqa: S608 - one of two names
+        self._join("INSERT INTO joined", "(SELECT * FROM expected SEMI JOIN doubtful USING (id))", "again")
+        self.query("INSERT INTO actual SELECT * FROM again")
+
+    def first(self, kind: Kind, status: str, count: int) -> list[tuple[str, str]]:
+        """The ids of the first records of a finding: of the state, and of the version or snapshot (else empty)."""
+        return self.query(
+            "SELECT id, other FROM joined WHERE kind = $kind AND status = $status ORDER BY id, other LIMIT $limit",
+            kind=kind,
+            status=status,
+            limit=count,
         )
 
-    def _names(self, kind: Kind, status: str) -> Names:
-        [(count,)] = self._query("SELECT count(*) FROM joined WHERE kind = ? AND status = ?", [kind, status])
-        rows = self._query(
-            f"SELECT id, other FROM joined WHERE kind = ? AND status = ? ORDER BY id, other LIMIT {LIST_LIMIT}",  # noqa: S608
-            [kind, status],
-        )
-        return Names(tuple(f"{state_id}/{other}" if other else state_id for state_id, other in rows), count)
+    def query(self, sql: str, **values: object) -> list[tuple[Any, ...]]:
+        """Run a statement on the tables (see `Side`) and on ``joined``; named parameters are its values."""
+        with self._lock, _told_of_disk(), interruptions_told():
+            rows: list[tuple[Any, ...]] = self._connection.execute(sql, values or None).fetchall()
+            return rows
 
-    def _add(self, table: str, batch: pa.RecordBatch) -> None:
+    def names(self, sql: str, **values: object) -> Names:
+        """The records that a query for their ids (``id`` and ``other``) finds."""
+        [(count,)] = self.query(f"SELECT count(*) FROM ({sql})", **values)  # noqa: S608 - a query of ours
+        if not count:
+            return Names()
+        rows = self.query(f"SELECT id, other FROM ({sql}) ORDER BY id, other LIMIT {LIST_LIMIT}", **values)  # noqa: S608
+        return Names(tuple(name_of(*row) for row in rows), count)
+
+    def insert(self, table: str, batch: pa.RecordBatch | pa.Table) -> None:
+        """Append a batch to a table of its columns, which is made if it is missing."""
+        with self._lock, _told_of_disk():
+            self._connection.register("incoming", batch)
+            self._connection.execute(f"CREATE TABLE IF NOT EXISTS {table} AS SELECT * FROM incoming LIMIT 0")  # noqa: S608
+            self._connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608 - a name of ours
+            self._connection.unregister("incoming")
+
+    def _join(self, into: str, expected: str, actual: str) -> None:
+        self.query(
+            f"{into} {_JOINED.format(expected=expected, actual=actual)}",
+            now=int(time.time() * 1000),
+            expiry=self._expiry,
+            tolerance=EXPIRY_MILLISECONDS,
+        )
+
+    def _names(self, kind: Kind, condition: str) -> Names:
+        return self.names(f"SELECT id, other FROM joined WHERE kind = $kind AND {condition}", kind=kind)  # noqa: S608
+
+    def _add(self, table: Side, batch: pa.RecordBatch) -> None:
         """Rows are gathered before they are inserted: an insert costs milliseconds, however few they are."""
         with self._lock:
             pending = self._pending[table]
             pending.append(batch)
             if sum(b.num_rows for b in pending) >= INSERT_ROWS:
-                self._insert(table)
+                self._insert_pending(table)
 
-    def _insert(self, table: str) -> None:
-        if self._pending[table]:
-            self._connection.register("incoming", pa.Table.from_batches(self._pending[table], _ROW))
-            self._connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608 - one of two names
-            self._connection.unregister("incoming")
-            self._pending[table] = []
+    def _flush(self) -> None:
+        for table in self._pending:
+            self._insert_pending(table)
 
-    def _query(self, sql: str, values: list[object]) -> list[tuple[Any, ...]]:
+    def _insert_pending(self, table: Side) -> None:
+        pending, self._pending[table] = self._pending[table], []
+        if pending:
+            self.insert(table, pa.Table.from_batches(pending, _ROW))
+
+    def _forget(self, table: Side, reading: int) -> None:
         with self._lock:
-            rows: list[tuple[Any, ...]] = self._connection.execute(sql, values).fetchall()
-            return rows
+            self._insert_pending(table)
+            self.query(f"DELETE FROM {table} WHERE reading = $reading", reading=reading)  # noqa: S608 - one of two names
+
+
+@contextmanager
+def _told_of_disk() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise StagingError(
+            f"Comparing on disk failed: {str(error).splitlines()[0]}",
+            why="Records are compared in the system's temporary folder.",
+            remedy="Make room there, or point TMPDIR to another folder, and run again.",
+        ) from error
+
+
+def name_of(state_id: str, other: str) -> str:
+    """A record's name in a report."""
+    return f"{state_id}/{other}" if other else state_id
 
 
 def _columns(kind: Kind) -> list[str]:
-    other = _OTHER_ID[kind]
-    return ["state_id", *([other] if other else []), "canonical", "spelling", "traits", *_expiry(kind)]
+    named = [name for name in (_OTHER_ID[kind], _LINK[kind]) if name]
+    return ["state_id", *named, "canonical", "spelling", "traits", *(["expires_at"] if kind is Kind.STATE else [])]
 
 
-def _expiry(kind: Kind) -> list[str]:
-    return ["expires_at"] if kind is Kind.STATE else []
-
-
-def _row(kind: Kind, batch: pa.RecordBatch) -> pa.RecordBatch:
+def _row(kind: Kind, batch: pa.RecordBatch, reading: int = 0) -> pa.RecordBatch:
     rows = batch.num_rows
-    other = _OTHER_ID[kind]
+    other, link = _OTHER_ID[kind], _LINK[kind]
     duplicates = pc.not_equal(pc.bit_wise_and(batch.column("traits"), pa.scalar(Trait.DUPLICATE_KEYS, pa.uint16())), 0)
     columns = [
-        pa.array([str(kind)] * rows, pa.string()),
+        pa.repeat(pa.scalar(str(kind)), rows),
         batch.column("state_id"),
-        batch.column(other) if other else pa.array([""] * rows, pa.string()),
+        batch.column(other) if other else pa.repeat(pa.scalar(""), rows),
+        batch.column(link) if link else pa.nulls(rows, pa.string()),
         batch.column("canonical"),
         pc.coalesce(batch.column("spelling"), batch.column("canonical")),
         duplicates,
-        batch.column("expires_at") if kind is Kind.STATE else pa.nulls(rows, pa.timestamp("ms", "UTC")),
+        batch.column("expires_at").cast(pa.int64()) if kind is Kind.STATE else pa.nulls(rows, pa.int64()),
+        pa.repeat(reading, rows),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=_ROW)
-
-
-@dataclass(frozen=True, slots=True)
-class Within:
-    """Some ids of a store: what opens their catalogue, and its key ranges."""
-
-    reading: Callable[[], AbstractContextManager[IO[bytes]]]
-    ranges: Sequence[KeyRange]
 
 
 @contextmanager
 def compared(
     session: Session,
-    snapshots: list[SnapshotReader],
+    snapshots: Iterable[SnapshotReader],
     meter: Meter,
     *,
-    opened: Callable[[], AbstractContextManager[Store]] | None = None,
+    opened: OpenedStore | None = None,
     within: Within | None = None,
-) -> Iterator[tuple[Comparison, Names]]:
+    ids: Sequence[bytes] | None = None,
+    expiry: bool = False,
+) -> Iterator[tuple[Comparison, Unreadable]]:
     """Read a store (the target, unless `opened` opens another), digest it, and join it with what should be there.
 
     Yields the joined comparison and what the store holds that is no valid record. Every record is read, as what is there
-    and should not be is only found in this way; or all that have ids which are `within` some.
+    and should not be is only found in this way; or all that have ids which are `within` some; or, of both sides, those of
+    a few `ids` alone. With `expiry`, the moments at which states expire are compared as well.
     """
     opened = opened or session.target
-    unreadable = _Unreadable()
-
-    def read(key_range: KeyRange) -> None:
-        with opened() as store, reading() as file:
-            span = Span(key_range, pq.ParquetFile(file))
-            keys = span.key_set() if within else None
-            reject = partial(unreadable.add, keys)
-            for kind in store.kinds:
-                for batch in ahead(gathered(store.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
-                    session.require_going()
-                    wanted = batch if keys is None else held_by(keys, batch)
-                    for usable in digested_or_rejected(kind, wanted, reject, digester=digester):
-                        comparison.observe(kind, usable)
-                    meter.add(wanted.num_rows, wanted.nbytes)
-
-    with Comparison() as comparison:
-        comparison.expect(snapshots)
-        ranges: Sequence[KeyRange] = []
+    unreadable = Unreadable()
+    with Comparison(expiry=expiry) as comparison:
+        comparison.expect(snapshots, ids)
+        spans: Sequence[Spans] = []
+        keys = 0
         with opened() as store:
-            if not store.exists():
+            if not retried(session, meter, store.exists):
                 pass
-            elif within is not None:
-                reading, ranges = within.reading, [r for r in within.ranges if r.keys]
+            elif ids is not None:
+                spans, keys = spans_of_ids(ids), len(ids)
             else:
-                catalogue = comparison.folder / "keys.parquet"
-                with catalogue.open("wb") as sorted_keys:
-                    write_catalogue(store.keys(), sorted_keys)
-                with catalogue.open("rb") as file:
-                    ranges = cut(file, session.migration.ranges)
-                reading = partial(_opened, catalogue)
-        with session.digester(sum(key_range.keys for key_range in ranges)) as digester:
-            session.in_parallel(read, ranges)
+                everything = partial(_everything, session, store, comparison.folder / "keys.parquet")
+                found = within or retried(session, meter, everything)
+                # Of a whole store even a range without keys is read: what belongs to no id is found with the first.
+                spans = found.spans(empty=within is None)
+                keys = sum(key_range.keys for key_range in found.ranges)
+        only = within is not None or ids is not None
+        observe(session, opened, spans, meter, comparison.observing, unreadable, keys=keys, only=only)
         comparison.join()
-        yield comparison, unreadable.names()
+        yield comparison, unreadable
+
+
+def _everything(session: Session, store: Store, file: Path) -> Within:
+    with file.open("wb") as sorted_keys:
+        write_catalogue(store.keys(), sorted_keys)
+    with file.open("rb") as catalogue:
+        ranges = cut(catalogue, session.migration.ranges)
+    return Within(partial(_opened, file), ranges)
 
 
 def _opened(path: Path) -> AbstractContextManager[IO[bytes]]:
     return path.open("rb")
-
-
-class _Unreadable:
-    """Counts what the target holds that is no valid record, and names the first of it."""
-
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._count = 0
-        self._lock = threading.Lock()
-
-    def add(self, keys: frozenset[bytes] | None, reject: Reject) -> None:
-        """Take what belongs to one of the keys, if only those are looked at."""
-        if keys is not None and not owned_by(keys, reject.id):
-            return
-        with self._lock:
-            self._count += 1
-            if len(self._names) < LIST_LIMIT:
-                self._names.append(f"{reject.kind} {reject.name}: {reject.detail}")
-
-    def names(self) -> Names:
-        return Names(tuple(sorted(self._names)), self._count)

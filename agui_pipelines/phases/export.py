@@ -15,6 +15,7 @@ from agui_pipelines.canonical import UNUSABLE, Trait
 from agui_pipelines.digests import digest_values
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.plan import Plan, is_open
+from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import OnReject, Reader, Store
 from agui_pipelines.progress import Meter
@@ -82,7 +83,10 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
     """
     meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
     with session.digester(meter.total) as digester, session.source_at_once(plan.plan_id, plan.created_at) as opened:
-        work = partial(_export_range, session, opened, plan, meter, digester)
+
+        def work(name: str) -> Manifest:
+            return retried(session, meter, partial(_export_range, session, opened, plan, meter, digester, name))
+
         reports = in_ranges(session, plan, ranges, PHASE, meter, work, again=partial(_rejected_later, session, plan))
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 
@@ -155,6 +159,7 @@ def _export_range(
         opened() as source,
         plan.span(session.workspace, name) as span,
         SnapshotWriter(session.workspace, stage="exported", plan_id=plan.plan_id, range_=name) as writer,
+        meter.provisional() as count,
     ):
         states = 0
         for kind in source.kinds:
@@ -164,7 +169,7 @@ def _export_range(
                     for usable in digested_or_rejected(kind, batch, writer.reject, source, digester):
                         sink.put(usable)
                         states += usable.num_rows if kind is Kind.STATE else 0
-                    meter.add(batch.num_rows, batch.nbytes)
+                    count(batch.num_rows, batch.nbytes)
         # Where every key is a state, what is neither a state nor a reject was gone when it was read.
         vanished = max(0, len(span) - states - writer.rejects) if source.kinds == (Kind.STATE,) else 0
         return writer.seal(vanished=vanished)

@@ -11,7 +11,7 @@ from typing import IO, Final
 
 from agui_pipelines.errors import HookError
 from agui_pipelines.phases.session import Session
-from agui_pipelines.spec import Hook
+from agui_pipelines.spec import Hook, redacted
 
 _TOLD: Final = 500
 """Characters of a failed hook's output that are told, the last ones."""
@@ -58,7 +58,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _tail(output: IO[bytes]) -> str:
     size = output.seek(0, os.SEEK_END)
     output.seek(max(0, size - 4 * _TOLD))
-    return " ".join(output.read().decode("utf-8", "replace").split())[-_TOLD:]
+    words = output.read().decode("utf-8", "replace").split()
+    return " ".join(map(redacted, words))[-_TOLD:]  # word by word, as each may be a URL or a password by itself
 
 
 def _failed(name: str, hook: Hook, what: str, said: str = "") -> HookError:

@@ -1,18 +1,29 @@
-"""Import: write staged snapshots to the target, range by range, each batch idempotent, each segment recorded."""
+"""Import: write staged snapshots to the target, range by range, each batch idempotent, each recorded once it is durable.
+
+Ranges and segments are recorded in the ledger. How far a range is within a segment stands in a file of its own,
+``progress/<snapshot id>.json``, which is replaced after every batch and removed with the range's entry: a run that was
+killed does one batch of each range that was worked on again, at most.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Final
 
-from agui_pipelines.errors import StagingError
+import orjson
+
+from agui_pipelines.errors import LockLostError, StagingError
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import require_importable
-from agui_pipelines.phases.backup import RESTORE_BEGUN, Backup, ensure, of_plan
+from agui_pipelines.phases.backup import Backup, ensure, of_plan
+from agui_pipelines.phases.expect import require_expected
 from agui_pipelines.phases.plan import Plan, is_open
+from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, VOIDING
 from agui_pipelines.phases.transform import staged, staged_ranges
 from agui_pipelines.ports import BATCH_BYTES, Store, Written
 from agui_pipelines.progress import Meter
@@ -20,15 +31,16 @@ from agui_pipelines.records import Kind
 from agui_pipelines.staging import Segment, SnapshotReader
 
 PHASE: Final = "import"
-BEGUN: Final = "import_begun"
-"""Recorded before the first write, with the Dagster run in which that is."""
 
 _SEGMENT_PHASE: Final = "import_segment"
 
 
 @dataclass(frozen=True, slots=True)
 class RangeImport:
-    """What an import did in one key range."""
+    """What an import did in one key range.
+
+    Where a connection broke, what had been committed unheard counts as unchanged, since it was there when it was sent again.
+    """
 
     range: str
     snapshot_id: str
@@ -71,14 +83,26 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     """Import the named key ranges, which must have been staged.
 
     What the target holds under their ids is backed up first, unless `backup.before_import` is false. Raises
-    `RejectLimitError`, `LossError`, `CollisionError` or `BackupError` before anything is written.
+    `RejectLimitError`, `LossError`, `CollisionError`, `LockedError` or `BackupError`, and `StagingError` for a damaged segment,
+    before anything is written.
     """
+    with session.exclusive():
+        try:
+            return _import(session, plan, ranges)
+        except LockLostError:
+            session.ledger.record(Entry(LOCK_LOST, plan.plan_id, outputs={"run_id": session.run_id}))
+            raise
+
+
+def _import(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport:
     back_up(session, plan, ranges)
     snapshots = {name: _require_staged(session, plan, name) for name in ranges}
+    for snapshot in snapshots.values():
+        snapshot.verify()
     session.ledger.record(Entry(BEGUN, plan.plan_id, outputs={"run_id": session.run_id, "ranges": list(ranges)}))
-    with session.target() as target:
-        target.prepare()
     meter = session.meter(PHASE, total=sum(s.manifest.records for s in snapshots.values()))
+    with session.target() as target:
+        retried(session, meter, target.prepare)
     resumable = is_open(session.ledger, plan.plan_id)
     reports: dict[str, RangeImport] = {}
     lock = threading.Lock()
@@ -100,6 +124,7 @@ def back_up(session: Session, plan: Plan, ranges: Sequence[str]) -> list[Backup]
     """
     snapshots = [_require_staged(session, plan, name) for name in ranges]
     require_importable(session, staged_ranges(session, plan).values())
+    require_expected(session, plan)
     if session.migration.backup.before_import:
         ensure(session, plan, snapshots)
     return of_plan(session, plan.plan_id)
@@ -109,7 +134,7 @@ def imported(session: Session, plan: Plan, snapshot: SnapshotReader) -> Entry | 
     """The ledger's entry that a staged snapshot has been imported, and not been taken back since; None if there is none."""
     manifest = snapshot.manifest
     unit, basis = manifest.range, manifest.snapshot_id
-    return session.ledger.last(PHASE, plan_id=plan.plan_id, unit=unit, basis=basis, since=RESTORE_BEGUN)
+    return session.ledger.last(PHASE, plan_id=plan.plan_id, unit=unit, basis=basis, since=VOIDING)
 
 
 def _require_staged(session: Session, plan: Plan, name: str) -> SnapshotReader:
@@ -147,6 +172,7 @@ def _import_range(
         written.unchanged,
     )
     session.ledger.record(Entry(PHASE, plan.plan_id, manifest.range, basis, outputs=asdict(report)))
+    session.workspace.remove(_progress_file(snapshot))
     return report
 
 
@@ -163,19 +189,59 @@ def _import_segment(
     unit, basis = f"{snapshot.manifest.range}/{segment.path}", snapshot.manifest.snapshot_id
     ledger = session.ledger
     done = (
-        ledger.last(_SEGMENT_PHASE, plan_id=plan.plan_id, unit=unit, basis=basis, since=RESTORE_BEGUN)
-        if resumable
-        else None
+        ledger.last(_SEGMENT_PHASE, plan_id=plan.plan_id, unit=unit, basis=basis, since=VOIDING) if resumable else None
     )
     if done is not None:
         meter.add(segment.records, segment.document_bytes)
         return Written(**done.outputs)
-    written = Written()
+    begun = _begun(session, segment, _progress_file(snapshot), resumable=resumable)
+    records, written = 0, begun.written
     for batch in snapshot.portions(segment, session.migration.batch_size, BATCH_BYTES):
         session.require_going()
-        written += target.write(Kind(segment.kind), batch)
+        rest = batch.slice(max(0, begun.records - records))  # another batch_size than before may cut anywhere
+        records += batch.num_rows
+        if rest.num_rows:
+            written += retried(session, meter, partial(target.write, Kind(segment.kind), rest))
+            if records < segment.records:  # otherwise an entry in the ledger follows at once
+                target.flush()
+                reached = asdict(replace(begun, records=records, written=written))
+                session.workspace.write(_progress_file(snapshot), orjson.dumps(reached))
         meter.add(batch.num_rows, batch.nbytes)
     target.flush()
     if len(snapshot.manifest.segments) > 1:  # otherwise the range's own entry says the same
         ledger.record(Entry(_SEGMENT_PHASE, plan.plan_id, unit, basis, outputs=asdict(written)))
     return written
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """How many of a segment's first records are durable in the target, and what writing them did."""
+
+    segment: str
+    voided: str
+    """When it last was that nothing imported before counted any more (see `standing.VOIDING`); empty if it never was."""
+    records: int = 0
+    written: Written = field(default_factory=Written)
+
+
+def _progress_file(snapshot: SnapshotReader) -> str:
+    return f"progress/{snapshot.manifest.snapshot_id}.json"
+
+
+def _begun(session: Session, segment: Segment, file: str, *, resumable: bool) -> _Progress:
+    """How far an earlier run came within a segment. Raises `StagingError` if that cannot be read."""
+    voiding = max((e.at for phase in VOIDING if (e := session.ledger.last(phase))), default="")
+    nothing = _Progress(segment.path, voiding)
+    if not resumable or not session.workspace.has(file):
+        return nothing
+    try:
+        values = orjson.loads(session.workspace.read(file))
+        found = _Progress(**{**values, "written": Written(**values["written"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise StagingError(
+            f"The file {session.workspace.path(file)} is damaged: {error}.",
+            why="It says how much of a segment has been imported.",
+            remedy="Remove it and run again: what has been imported is compared then, and left as it is.",
+        ) from error
+    same = (found.segment, found.voided) == (nothing.segment, nothing.voided)
+    return found if same else nothing

@@ -6,7 +6,7 @@ finds an open plan of the same purpose and of an unchanged migration file resume
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 
 from agui_pipelines import losses
 from agui_pipelines.errors import RefusedError, SamePlaceError, StagingError, StoreError
+from agui_pipelines.expectations.suites import Stage, suites
 from agui_pipelines.keyspace import KeyRange, Span, cut, ranges_as_text, ranges_of_text, write_catalogue
 from agui_pipelines.ledger import Entry, Ledger
+from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Reader, Store
 from agui_pipelines.sources.spooled import Spooled
@@ -78,10 +80,13 @@ class Plan:
 def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False) -> Plan:
     """Resume the open plan, or make a new one. `fresh` always makes a new one.
 
-    Raises `SpecError` for a transform that cannot be loaded, `ConnectionFailedError` or `StoreError` if either end is not
-    usable, `SamePlaceError` if both are one place.
+    Raises `SpecError` for a transform or an expectation suite that cannot be used, `ConnectionFailedError` or `StoreError` if
+    either end is not usable, `SamePlaceError` if both are one place.
     """
-    chain(session.migration.transforms, session.migration.folder)  # a wrong one is told before anything is read
+    migration = session.migration
+    chain(migration.transforms, migration.folder)  # what is wrong is told before anything is read
+    for stage in Stage:
+        suites(stage, migration.expectations, migration.folder)
     with session.source() as source, session.target() as target:
         source_server, target_server = source.ping(), target.ping()
         target.check()
@@ -171,14 +176,18 @@ def _catalogue(session: Session, source: Reader, plan_id: str) -> tuple[int, Seq
     if isinstance(source, Spooled):
         source.fill(plan_id, meter.add)
 
-    def counted() -> Iterator[pa.RecordBatch]:
+    name = f"catalogues/{plan_id}.parquet"
+
+    def listed() -> None:
+        with meter.provisional() as count, session.workspace.writing(name) as file:
+            write_catalogue(counted(count), file)
+
+    def counted(count: Callable[[int, int], None]) -> Iterator[pa.RecordBatch]:
         for batch in source.keys():  # noqa: SIM118 - a reader is no dict
-            meter.add(0 if isinstance(source, Spooled) else batch.num_rows)
+            count(0 if isinstance(source, Spooled) else batch.num_rows, 0)
             yield batch
 
-    name = f"catalogues/{plan_id}.parquet"
-    with session.workspace.writing(name) as file:
-        write_catalogue(counted(), file)
+    retried(session, meter, listed)
     with session.workspace.reading(name) as file:
         ranges = cut(file, session.migration.ranges)
     session.conclude(meter, plan_id)

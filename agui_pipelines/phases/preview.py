@@ -8,7 +8,9 @@ from typing import Any, Final
 from agui_pipelines import losses
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.admission import require_importable
-from agui_pipelines.phases.comparison import Names, compared
+from agui_pipelines.phases.comparison import compared
+from agui_pipelines.phases.expect import recorded
+from agui_pipelines.phases.observation import Names
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged_ranges
@@ -29,6 +31,8 @@ class PreviewReport:
     untouched: dict[str, int]
     losses: dict[str, int]
     loss_ledger: list[dict[str, Any]]
+    expectations: list[dict[str, Any]]
+    """What the suites found; see `expect.public`."""
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,6 +44,7 @@ class PreviewReport:
             },
             "overwritten_states": list(self.overwritten_states.ids),
             "overwritten_states_count": self.overwritten_states.count,
+            "expectations": self.expectations,
             "seconds": round(self.seconds, 3),
         }
 
@@ -64,6 +69,7 @@ def preview(session: Session, plan: Plan) -> PreviewReport:
         untouched={name: k.extra.count for name, k in kinds.items()},
         losses=losses.lost(fates),
         loss_ledger=losses.table(fates, session.migration.accept_losses),
+        expectations=recorded(session, plan.plan_id),
         seconds=session.conclude(meter, plan.plan_id).seconds,
     )
     session.ledger.record(Entry(PHASE, plan.plan_id, outputs={"public": report.to_dict()}))

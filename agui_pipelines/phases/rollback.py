@@ -16,8 +16,8 @@ from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import backup as backups
 from agui_pipelines.phases.backup import Backup, RestoreReport
 from agui_pipelines.phases.hooks import run_hook
-from agui_pipelines.phases.import_ import BEGUN
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.standing import BEGUN, standing
 from agui_pipelines.phases.transform import PHASE as TRANSFORM
 
 PHASE: Final = "rollback"
@@ -50,12 +50,12 @@ class Aftermath:
 
 def imported_in(ledger: Ledger, run_id: str) -> Entry | None:
     """The ledger's entry of the import that a Dagster run has begun; None if it did not come so far."""
-    begun = ledger.entries(phase=BEGUN, since=backups.RESTORE)
+    begun = ledger.entries(phase=BEGUN)
     return next((entry for entry in reversed(begun) if entry.outputs["run_id"] == run_id), None)
 
 
 def after_failure(session: Session, run_id: str) -> Aftermath:
-    """Undo what a failed run has imported, if the migration wants that and the target is not live.
+    """Undo what a failed run has imported, if the migration wants that and nobody relies on what is in the target since.
 
     Raises `RollbackError` if the target could not be put back; its backups are kept.
     """
@@ -68,29 +68,40 @@ def after_failure(session: Session, run_id: str) -> Aftermath:
             "The target is live since its cutover, so it was left as it is. Look at it, and decide: agui-migrate rollback "
             "would take back what was written since.",
         )
-    if session.migration.on_failure == "keep":
-        return Aftermath("kept", "The target was left as it is (on_failure: keep). To undo it: agui-migrate rollback")
-    made = backups.of_plan(session, begun.plan_id)
-    if not made:
-        return Aftermath("kept", "The target was left as it is: there is no backup (backup.before_import is false).")
-    own = _of_ranges(session, made, begun)
-    if own is None:
-        return Aftermath(
-            "kept",
-            "The target was left as it is, as the backup is also of key ranges that other runs imported. To undo them all: "
-            "agui-migrate rollback",
-        )
+    made: list[Backup] = []
     try:
-        restored = tuple(backups.restore(session, each) for each in reversed(own))
+        with session.exclusive():
+            if reason := _kept_because(session, begun):
+                return Aftermath("kept", f"The target was left as it is: {reason}")
+            made = _of_ranges(session, begun) or []
+            restored = tuple(backups.restore(session, each) for each in reversed(made))
     except Exception as error:
+        kept = f" Its backups are kept: {', '.join(each.backup_id for each in made)}." if made else ""
         raise RollbackError(
             f"The target could not be put back as it was: {error}",
-            why=f"It holds part of the import. Its backups are kept: {', '.join(each.backup_id for each in own)}.",
+            why=f"It holds part of the import.{kept}",
             remedy="Mend what stands in the way, then: agui-migrate rollback",
-            backups=[each.backup_id for each in own],
+            backups=[each.backup_id for each in made],
         ) from error
     _record(session, begun.plan_id, restored, automatic=True)
     return Aftermath("rolled_back", _told(restored), restored)
+
+
+def _kept_because(session: Session, begun: Entry) -> str:
+    """Why what a run has imported is not undone without being asked; empty if it is to be."""
+    now, made = standing(session.ledger), _of_ranges(session, begun)
+    ask = "To undo it: agui-migrate rollback"
+    reasons = {
+        "another run has imported since.": now.begun is None or now.begun.outputs["run_id"] != begun.outputs["run_id"],
+        "what was imported has been proven.": begun.plan_id in now.proven,
+        f"its lock was lost, so another migration may have written there since. To resume, run again. {ask}": (
+            begun.plan_id in now.lock_lost
+        ),
+        f"the migration file says so (on_failure: keep). {ask}": session.migration.on_failure == "keep",
+        f"its backup is also of key ranges that other runs imported. {ask}": made is None,
+        "there is no backup of it that was not put back already.": made == [],
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def is_live(ledger: Ledger) -> bool:
@@ -102,12 +113,17 @@ def is_live(ledger: Ledger) -> bool:
 def rollback(
     session: Session, backup_id: str | None = None, *, tell: Callable[[Step], None] = lambda _: None
 ) -> tuple[Step, ...]:
-    """Put back a backup of the target, or, without an id, all of the plan that was backed up last.
+    """Put back a backup of the target, or, without an id, what the newest import has replaced.
 
     Each step is told when it is done. Raises `RefusedError` or `StagingError` before anything is stopped if there is no such
     backup or it does not verify; `HookError` if a hook fails; `BackupError` if the target is not as it was.
     """
     backed_up = chosen(session, backup_id)
+    with session.exclusive():
+        return _rolled_back(session, backed_up, tell)
+
+
+def _rolled_back(session: Session, backed_up: list[Backup], tell: Callable[[Step], None]) -> tuple[Step, ...]:
     hooks = session.migration.hooks
     steps: list[Step] = []
     began = time.monotonic()
@@ -148,7 +164,7 @@ def _validated(session: Session, backed_up: list[Backup]) -> str:
 
 
 def chosen(session: Session, backup_id: str | None = None) -> list[Backup]:
-    """What a rollback puts back: one backup, or all of the newest plan. Raises `RefusedError` if there is none."""
+    """What a rollback puts back: one backup, or all of the newest import. Raises `RefusedError` if there is none."""
     if backup_id is not None:
         found = backups.find(session, backup_id)
         if found.of != "target":
@@ -158,20 +174,21 @@ def chosen(session: Session, backup_id: str | None = None) -> list[Backup]:
                 remedy=f"To put back the source: agui-migrate backup restore --id {backup_id}",
             )
         return [found]
-    existing = backups.outstanding(session)
+    begun = standing(session.ledger).begun
+    existing = backups.of_plan(session, begun.plan_id) if begun else []
     if not existing:
         raise RefusedError(
-            f"There is nothing to roll back: the migration '{session.migration.name}' has no backup of its target "
-            "that was not put back already.",
-            why="Backups are made before an import writes, and by: agui-migrate backup create",
+            f"There is nothing to roll back: the migration '{session.migration.name}' has no backup of what its newest import "
+            "replaced that was not put back already.",
+            why="Backups are made before an import writes, unless backup.before_import is false.",
             remedy="To put back an older one, name it; agui-migrate backup list shows them.",
         )
-    newest = existing[-1]
-    return backups.of_plan(session, newest.plan_id) if newest.plan_id else [newest]
+    return existing
 
 
-def _of_ranges(session: Session, made: list[Backup], begun: Entry) -> list[Backup] | None:
+def _of_ranges(session: Session, begun: Entry) -> list[Backup] | None:
     """The backups of the key ranges that an import has begun; None if one of them is of others besides."""
+    made = backups.of_plan(session, begun.plan_id)
     staged = session.ledger.entries(phase=TRANSFORM, plan_id=begun.plan_id)
     ours = {entry.outputs["snapshot_id"] for entry in staged if entry.unit in begun.outputs["ranges"]}
     touched = [each for each in made if ours.intersection(each.covers)]

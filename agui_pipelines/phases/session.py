@@ -8,21 +8,25 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final, Literal, TypeVar
 
 from agui_pipelines.digests import DigestPool, digest_values
 from agui_pipelines.errors import StoppedError, UsageError
 from agui_pipelines.ledger import Entry, Ledger
+from agui_pipelines.phases import holding
 from agui_pipelines.ports import Consistent, Reader, Stamping, Store
 from agui_pipelines.progress import Listener, Meter, Progress, silent
 from agui_pipelines.records import Digester
 from agui_pipelines.sources import open_source
 from agui_pipelines.sources.spooled import Spooled
-from agui_pipelines.spec import ForeignConfig, Migration
+from agui_pipelines.spec import ForeignConfig, Migration, TargetConfig
 from agui_pipelines.staging import Workspace
 from agui_pipelines.stores import open_store
 
 T = TypeVar("T")
+
+End = Literal["source", "target"]
 
 WORTH_WORKERS: Final = 5_000
 """Documents from which on starting worker processes pays."""
@@ -69,14 +73,8 @@ class Session:
     @contextmanager
     def source_store(self) -> Iterator[Store]:
         """The source, which must be an AG-UI store, as one. Raises `UsageError`."""
-        config = self.migration.source
-        if isinstance(config, ForeignConfig):
-            raise UsageError(
-                f"The source is of the type {config.type}, which is no AG-UI store.",
-                why="Only what is read by the format of AG-UI can be put back as it was.",
-                remedy="Use that system's own backup.",
-            )
-        with closing(open_store(config, self.migration.folder)) as store:
+        with closing(open_store(self._source_config, self.migration.folder)) as store:
+            holding.fence(store, str(self.workspace))
             yield store
 
     @contextmanager
@@ -104,9 +102,22 @@ class Session:
 
     @contextmanager
     def target(self) -> Iterator[Store]:
-        """The target, on a connection of its own."""
+        """The target, on a connection of its own; within `exclusive`, changed only as long as its lock is ours."""
         with closing(open_store(self.migration.target, self.migration.folder)) as store:
+            holding.fence(store, str(self.workspace))
             yield store
+
+    @contextmanager
+    def exclusive(self, of: End = "target") -> Iterator[None]:
+        """Be the only one who writes to an end (of which the source must be an AG-UI store) until the block ends.
+
+        May be nested, and spans the sessions of this migration in this process. Raises `LockedError` if another migration, or
+        another process, writes there.
+        """
+        config = self.migration.target if of == "target" else self._source_config
+        opened = partial(open_store, config, self.migration.folder)
+        with holding.held(opened, self.migration.name, str(self.workspace)):
+            yield
 
     def meter(self, phase: str, total: int | None = None) -> Meter:
         return Meter(phase, self.listener, total)
@@ -153,6 +164,22 @@ class Session:
                 raise
 
     def require_going(self) -> None:
-        """Called by workers between batches: raises `StoppedError` once another worker failed or the run was interrupted."""
+        """Called by workers between batches.
+
+        Raises `StoppedError` once another worker failed or the run was interrupted, `LockLostError` once a lock of `exclusive`
+        was lost.
+        """
+        holding.require_held(str(self.workspace))
         if self.stop.is_set():
             raise StoppedError("This key range was stopped because another one failed or the run was interrupted.")
+
+    @property
+    def _source_config(self) -> TargetConfig:
+        config = self.migration.source
+        if isinstance(config, ForeignConfig):
+            raise UsageError(
+                f"The source is of the type {config.type}, which is no AG-UI store.",
+                why="Only what is read by the format of AG-UI can be put back as it was.",
+                remedy="Use that system's own backup.",
+            )
+        return config

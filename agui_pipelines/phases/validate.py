@@ -1,30 +1,47 @@
-"""Validate: prove that the target holds, by exact digest, everything that was staged, and name what it does not."""
+"""Validate: prove that the target holds, by exact digest, everything that was staged, and name what it does not.
+
+`comparison` joins both sides, `recheck` looks again at what does not match, `differences` says in what; `integrity` and
+`replay` look at histories. A sample (`sample`) is compared in the same way and recorded apart: it proves nothing.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
 from agui_pipelines import losses
 from agui_pipelines.errors import StagingError, ValidationFailedError, named
+from agui_pipelines.expectations.runner import SuiteReport
+from agui_pipelines.expectations.suites import Stage
 from agui_pipelines.ledger import Entry
+from agui_pipelines.phases import integrity as links
 from agui_pipelines.phases.admission import rejects
 from agui_pipelines.phases.comparison import KindComparison, compared
+from agui_pipelines.phases.differences import Differences, differences
+from agui_pipelines.phases.expect import asked_of, expect_loaded, recorded, told
 from agui_pipelines.phases.import_ import imported
+from agui_pipelines.phases.integrity import Integrity
 from agui_pipelines.phases.leftovers import remove_leftovers
 from agui_pipelines.phases.plan import Plan
+from agui_pipelines.phases.recheck import Recheck, SourceChanges, changed_at_source, look_again
+from agui_pipelines.phases.replay import Replay, replay
+from agui_pipelines.phases.sample import Sample, choose
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged_ranges
 from agui_pipelines.records import Kind
+from agui_pipelines.staging import SnapshotReader
 
 PHASE: Final = "validate"
+SAMPLE_PHASE: Final = "validate_sample"
+"""Under which a sampled validation is recorded: whoever asks for a validation of the plan does not find it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationReport:
-    """The outcome of one full comparison."""
+    """The outcome of one comparison, full unless it has a `sample`."""
 
     plan_id: str
     snapshot_ids: tuple[str, ...]
@@ -40,15 +57,40 @@ class ValidationReport:
     seconds: float
     rate: float
     bytes: int = 0
+    expiry_compared: bool = False
+    """Whether the target has a place for expiries."""
+    expiry_accepted: bool = False
+    """Whether the migration file accepts that they are lost."""
+    integrity: Integrity = field(default_factory=Integrity)
+    replay: Replay | None = None
+    """None for a sample."""
+    recheck: Recheck = field(default_factory=Recheck)
+    source_changes: SourceChanges = field(default_factory=SourceChanges)
+    differences: Differences = field(default_factory=dict)
+    sample: Sample | None = None
+    loaded: tuple[SuiteReport, ...] = ()
+    """What the suites of the stage ``loaded`` found; none are run on a sample."""
+    expectations: tuple[dict[str, Any], ...] = ()
+    """What the suites of all stages found; see `expect.public`."""
 
     @property
     def passed(self) -> bool:
-        """Nothing is missing or corrupted. Records of the target's own (extra), or unreadable ones, are another's."""
-        return all(k.missing.count == 0 and k.corrupted.count == 0 for k in self.kinds.values())
+        """Nothing is missing or corrupted, no expiry is another, no link broken that was whole, and every expectation met.
+
+        Records of the target's own (extra), or unreadable ones, are another's; so are deviations that the source has too.
+        """
+        complete = all(k.missing.count == 0 and k.corrupted.count == 0 for k in self.kinds.values())
+        timely = self.expiry_accepted or self.kinds[Kind.STATE].untimely.count == 0
+        return complete and timely and self.integrity.holds and all(suite.passed for suite in self.loaded)
+
+    @property
+    def proven(self) -> bool:
+        """Whether the migration is proven: a sample that passes proves nothing."""
+        return self.passed and self.sample is None
 
     @property
     def figures(self) -> dict[str, int]:
-        """The numbers of the states alone, under the names that charts know."""
+        """The numbers of the states alone, and of what histories deviate in, under the names that charts know."""
         states = self.kinds[Kind.STATE]
         return {
             "total_states": states.total,
@@ -57,16 +99,44 @@ class ValidationReport:
             "missing_states": states.missing.count,
             "corrupted_states": states.corrupted.count,
             "extra_states": states.extra.count,
+            "expiry_states": states.untimely.count,
+            "deviating_versions": self.replay.deviating.count if self.replay else 0,
             "errors": self.error_count,
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The report's public form: numbers, and lists of ids cut to 1,000 with their full length beside them."""
+        """The report's public form: numbers, JSON pointers, and lists of ids cut to 1,000 with their full length beside them.
+
+        It tells nothing of what documents hold.
+        """
+        return self._as_dict(
+            {
+                kind: {
+                    finding: [{"id": d.id, "paths": list(d.paths)} for d in some] for finding, some in findings.items()
+                }
+                for kind, findings in self.differences.items()
+            }
+        )
+
+    def to_json(self) -> str:
+        """The report as it lies in the workspace: also with what differs, values and all."""
+        described = {
+            kind: {finding: [d.described for d in some] for finding, some in findings.items()}
+            for kind, findings in self.differences.items()
+        }
+        return orjson.dumps(self._as_dict(described), option=orjson.OPT_INDENT_2).decode()
+
+    def _as_dict(self, described: dict[str, Any]) -> dict[str, Any]:
         states = self.kinds[Kind.STATE]
         return {
             "passed": self.passed,
+            "proven": self.proven,
+            "sample": self.sample.to_dict() if self.sample else None,
             "plan_id": self.plan_id,
             **_public(states),
+            "expiry_compared": self.expiry_compared,
+            "expiry_states": list(states.untimely.ids),
+            "expiry_states_count": states.untimely.count,
             "errors": list(self.errors),
             "errors_count": self.error_count,
             "versions": _public(self.kinds[Kind.VERSION], "versions"),
@@ -75,6 +145,16 @@ class ValidationReport:
             "vanished_keys": self.vanished,
             "losses": self.losses,
             "loss_ledger": self.loss_ledger,
+            "integrity": self.integrity.to_dict(),
+            "replay": self.replay.to_dict() if self.replay else None,
+            "rechecked_records": self.recheck.records,
+            "settled_records": self.recheck.settled,
+            "changed_at_source": list(self.source_changes.ids.ids),
+            "changed_at_source_count": self.source_changes.ids.count,
+            "changed_at_source_checked": self.source_changes.checked,
+            "changed_at_source_unknown": self.source_changes.unknown,
+            "differences": described,
+            "expectations": list(self.expectations),
             "snapshot_ids": list(self.snapshot_ids),
             "seconds": round(self.seconds, 3),
             "records_per_second": round(self.rate),
@@ -94,12 +174,62 @@ def _public(kind: KindComparison, noun: str = "states") -> dict[str, Any]:
     return public
 
 
-def validate(session: Session, plan: Plan) -> ValidationReport:
+def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None = None) -> ValidationReport:
     """Compare everything that was staged under the plan with the whole target, record the outcome and close the plan.
 
-    Raises `StagingError` while some range has not been imported. A failed comparison is returned, not raised: call
-    `require_passed` on it.
+    With `sample`, compare only so many ids, chosen at random by `seed`, which leaves the plan as open as it was. Raises
+    `StagingError` while some range has not been imported, `SpecError` for an expectation suite that cannot be used. A failed
+    comparison is returned, not raised: call `require_passed` on it.
     """
+    staged = _require_imported(session, plan)
+    manifests = [snapshot.manifest for snapshot in staged]
+    chosen = choose(staged, sample, seed) if sample else None
+    compares_expiry = plan.route.get("expiry") == "kept"
+    meter = session.meter(
+        SAMPLE_PHASE if chosen else PHASE, total=None if chosen else sum(m.records for m in manifests)
+    )
+    ids = chosen.ids if chosen else None
+    asked_of(session, Stage.LOADED)  # what is wrong with the suites is told before the target is read
+    with compared(session, staged, meter, ids=ids, expiry=compares_expiry) as (comparison, unreadable):
+        recheck = look_again(session, comparison)
+        kinds = {str(kind): comparison.result(kind) for kind in Kind}
+        integrity = links.examine(session, comparison, staged, unpaired=unreadable.unpaired)
+        found = differences(session, comparison, staged)
+        changes = changed_at_source(session, plan, comparison, staged)
+        progress = session.conclude(meter, plan.plan_id)
+        counts = {kind: sum(m.summary(kind).records for m in manifests) for kind in Kind}
+        loaded = () if chosen else expect_loaded(session, plan, comparison, kinds, counts)
+    fates = losses.together(m.fates for m in manifests)
+    report = ValidationReport(
+        plan_id=plan.plan_id,
+        snapshot_ids=tuple(m.snapshot_id for m in manifests),
+        kinds=kinds,
+        errors=unreadable.ids,
+        error_count=unreadable.count,
+        rejected=sum(1 for _ in rejects(session, staged)),
+        vanished=sum(m.vanished for m in manifests),
+        losses=losses.lost(fates),
+        loss_ledger=losses.table(fates, session.migration.accept_losses),
+        seconds=progress.seconds,
+        rate=progress.rate,
+        bytes=progress.bytes,
+        expiry_compared=compares_expiry,
+        expiry_accepted="expiry" in session.migration.accept_losses,
+        integrity=integrity,
+        replay=None if chosen else replay(session, plan.plan_id, staged),
+        recheck=recheck,
+        source_changes=changes,
+        differences=found,
+        sample=chosen,
+        loaded=loaded,
+        expectations=tuple(recorded(session, plan.plan_id)),
+    )
+    _record(session, report)
+    remove_leftovers(session)
+    return report
+
+
+def _require_imported(session: Session, plan: Plan) -> Sequence[SnapshotReader]:
     snapshots = staged_ranges(session, plan)
     pending = [
         r.name for r in plan.ranges if r.name not in snapshots or imported(session, plan, snapshots[r.name]) is None
@@ -111,31 +241,19 @@ def validate(session: Session, plan: Plan) -> ValidationReport:
             remedy="Import them, then validate.",
             pending=pending,
         )
-    manifests = [snapshot.manifest for snapshot in snapshots.values()]
-    meter = session.meter(PHASE, total=sum(m.records for m in manifests))
-    with compared(session, list(snapshots.values()), meter) as (comparison, unreadable):
-        kinds = {str(kind): comparison.result(kind) for kind in Kind}
-    progress = session.conclude(meter, plan.plan_id)
-    fates = losses.together(m.fates for m in manifests)
-    report = ValidationReport(
-        plan_id=plan.plan_id,
-        snapshot_ids=tuple(m.snapshot_id for m in manifests),
-        kinds=kinds,
-        errors=unreadable.ids,
-        error_count=unreadable.count,
-        rejected=sum(1 for _ in rejects(session, snapshots.values())),
-        vanished=sum(m.vanished for m in manifests),
-        losses=losses.lost(fates),
-        loss_ledger=losses.table(fates, session.migration.accept_losses),
-        seconds=progress.seconds,
-        rate=progress.rate,
-        bytes=progress.bytes,
-    )
-    name = f"reports/{plan.plan_id}-validation.json"
-    session.workspace.write(name, orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2))
-    session.ledger.record(Entry(PHASE, plan.plan_id, outputs={"passed": report.passed, "public": report.to_dict()}))
-    remove_leftovers(session)
-    return report
+    return list(snapshots.values())
+
+
+def report_name(plan_id: str, *, sampled: bool) -> str:
+    """Where in the workspace the report of a validation lies."""
+    return f"reports/{plan_id}-{'sample' if sampled else 'validation'}.json"
+
+
+def _record(session: Session, report: ValidationReport) -> None:
+    sampled = report.sample is not None
+    session.workspace.write(report_name(report.plan_id, sampled=sampled), report.to_json().encode())
+    outputs = {"passed": report.passed, "public": report.to_dict()}
+    session.ledger.record(Entry(SAMPLE_PHASE if sampled else PHASE, report.plan_id, outputs=outputs))
 
 
 def require_passed(report: ValidationReport) -> None:
@@ -148,10 +266,43 @@ def require_passed(report: ValidationReport) -> None:
         for word, found in (("missing", comparison.missing), ("corrupted", comparison.corrupted))
         if found.count
     ]
+    untimely = report.kinds[Kind.STATE].untimely
+    if untimely.count:
+        findings.append(f"{untimely.count:,} states with another expiry ({named(untimely.ids)})")
+    findings += [
+        f"{found.count:,} {finding.replace('_', ' ')} ({named(found.ids)})"
+        for finding, found in report.integrity.target.items()
+        if found.count and finding != links.ORPHANS
+    ]
+    if findings:
+        raise ValidationFailedError(
+            f"The target is not what was exported: {'; '.join(findings)}.",
+            why=" ".join(filter(None, ("The migration is not proven.", _example(report), _changed(report)))),
+            remedy="See the report in the workspace, then run the migration again: it writes what differs.",
+            report=report.to_dict(),
+            figures=report.figures,
+        )
+    unmet = [told(e) for suite in report.loaded for e in suite.failed if e.severity == "critical"]
     raise ValidationFailedError(
-        f"The target is not what was exported: {'; '.join(findings)}.",
-        why="The migration is not proven.",
-        remedy="See the report in the workspace, then run the migration again: it writes what differs.",
+        f"The loaded records do not meet the expectations: {'; '.join(unmet)}.",
+        why="The target holds exactly what was staged, but not what it should hold.",
+        remedy="Mend the source or the transforms, or the suite if it asks too much, and run again.",
         report=report.to_dict(),
         figures=report.figures,
+    )
+
+
+def _example(report: ValidationReport) -> str:
+    """Where the first records differ, by JSON pointers."""
+    different = [d for findings in report.differences.values() for d in findings.get("corrupted", ()) if d.paths]
+    told = [f"{d.id!r} at {', '.join(d.paths[:3])}" for d in different[:3]]
+    return f"It differs, for example, in {'; '.join(told)}." if told else ""
+
+
+def _changed(report: ValidationReport) -> str:
+    changes = report.source_changes
+    if not changes.ids.count:
+        return ""
+    return (
+        f"Of {changes.checked:,} mismatching states, {changes.ids.count:,} have changed at the source since the export."
     )

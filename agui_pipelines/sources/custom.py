@@ -69,6 +69,7 @@ from agui_pipelines.sources.rows import Row, State, batched, document_of, id_tex
 from agui_pipelines.sources.times import as_milliseconds
 from agui_pipelines.sources.values import UnfitError
 from agui_pipelines.spec import CustomConfig
+from agui_pipelines.spec.text import redacted, struck
 from agui_pipelines.user_code import Loaded, told
 
 READERS: Final = "agui_pipelines.readers"
@@ -187,12 +188,13 @@ class CustomSource:
             yield
         except (MigrationError, GeneratorExit):
             raise
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - told as an error of ours
             raise SourceError(
-                f"The reader '{self._config.reader}' broke after {number():,} records: {told(error)}",
+                f"The reader '{self._config.reader}' broke after {number():,} records: "
+                f"{_told(error, self._config.options)}",
                 why="Nobody can tell what else it would have yielded.",
                 remedy="Mend the reader or its options in the migration file, and run again.",
-            ) from error
+            ) from None  # its text may quote a password, and Dagster keeps the text of each error in the chain
 
     def _transform(self) -> Callable[[Record], Any]:
         """What makes an id and a document of a record. Raises `SourceError` if the transformer cannot be made."""
@@ -205,11 +207,31 @@ class CustomSource:
         try:
             transformer = cast("DataTransformer", made(**options))
             return transformer.transform  # noqa: TRY300 - that it has one is what is tried
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - told as an error of ours
             raise SourceError(
-                f"The transformer '{self._config.transformer}' cannot be made: {told(error)}",
+                f"The transformer '{self._config.transformer}' cannot be made: {_told(error, options)}",
                 remedy="It is called with transformer_options, and needs a method transform(record).",
-            ) from error
+            ) from None
+
+
+def _told(error: BaseException, options: Mapping[str, Any]) -> str:
+    """An error's kind and text, without the passwords among the options that the user's code was called with."""
+    text = told(error)
+    for secret in _secrets(options, struck(options)):
+        text = text.replace(secret, "***")
+    return redacted(text)
+
+
+def _secrets(value: Any, public: Any) -> Iterator[str]:
+    """The texts within a value that are not as in its public form."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _secrets(item, public[key])
+    elif isinstance(value, list):
+        for item, shown in zip(value, public, strict=True):
+            yield from _secrets(item, shown)
+    elif isinstance(value, str) and value != public:
+        yield value
 
 
 def _state(record: Record, transform: Callable[[Record], Any]) -> State:

@@ -39,7 +39,10 @@ DEFAULT_WORKSPACE: Final = ".agui"
 Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds", "history", "snapshots"]
 
 _UNDECISIVE: Final = frozenset(
-    {"batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"}
+    {
+        *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
+        "expectations",
+    }
 )
 """Keys that may change without what was done so far becoming wrong."""
 
@@ -66,6 +69,27 @@ class Limits(Section):
 
     max_rejects: int = Field(0, ge=0)
     """Records that may be rejected, over all ranges, before the import is refused."""
+    retries: int = Field(7, ge=0, le=100)
+    """How often a piece of work is tried again after an error that may pass, before the run ends with it."""
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[Annotated[str, Field(pattern=r"^[^\x00]+$")], ...], BeforeValidator(_listed)]
+"""One path, or a list of them."""
+
+
+class Expectations(Section):
+    """Suites of one's own, of Great Expectations, as paths of JSON files that count from the migration file's folder.
+
+    They are looked at besides the ones that are shipped; see `expectations.suites`.
+    """
+
+    exported: Paths = ()
+    staged: Paths = ()
+    loaded: Paths = ()
 
 
 class BackupOptions(Section):
@@ -132,6 +156,7 @@ class Migration(Section):
     """Whether what ``_migration`` members carry becomes the records' own again."""
     history_limit: int | None = Field(None, ge=1)
     """Versions of each state that are migrated, the newest ones; all unless given."""
+    expectations: Expectations = Expectations()
     backup: BackupOptions = BackupOptions()
     on_failure: Literal["rollback", "keep"] = "rollback"
     """What becomes of the target when an import or its validation fails: put back as it was, or left as it is."""

@@ -6,6 +6,7 @@
                            /catalogues/<plan>.parquet
                            /snapshots/<snapshot id>/manifest.json, state-00000.parquet, …, rejects.parquet
                            /spools/<plan>/…            (see `spool`)
+                           /progress/<snapshot id>.json (see `phases.import_`)
                            /reports/<plan>-….json
 
 A file is written aside and renamed, so that a name is never seen with half its content; on an object store, where a file
@@ -90,7 +91,7 @@ class Workspace:
         folder = Path(str(self.root)) if self._local else None
         with _own_errors(self.root):
             if folder is not None:
-                _make(folder)
+                make_private(folder)
             file = tempfile.TemporaryFile(dir=folder, prefix=".")  # noqa: SIM115 - its own errors are told apart
         try:
             yield cast("IO[bytes]", _Writing(cast("IO[bytes]", file), self.root))
@@ -161,7 +162,8 @@ class _Writing:
         return getattr(self._file, name)
 
 
-def _make(folder: Path) -> None:
+def make_private(folder: Path) -> None:
+    """Create a folder with those above it, each for its owner only: `Path.mkdir` gives its mode to the last one."""
     for missing in reversed([part for part in (folder, *folder.parents) if not part.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
 
@@ -171,7 +173,7 @@ def _local_file(final: UPath, *, exclusive: bool) -> Iterator[IO[bytes]]:
     path = Path(str(final))
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with _own_errors(final):
-        _make(path.parent)
+        make_private(path.parent)
         file = os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     try:
         yield file

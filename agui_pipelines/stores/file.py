@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from agui_pipelines.digests import documents_in
 from agui_pipelines.errors import ConnectionFailedError, StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.losses import named as losing
+from agui_pipelines.owner import Owner
 from agui_pipelines.ports import OnReject, Place, Refusal, Snapshot, StoreStats, Transaction, Version, Written
 from agui_pipelines.records import SCHEMAS, Kind, id_columns
 from agui_pipelines.spec import FileConfig
@@ -29,6 +30,7 @@ from agui_pipelines.stores.bodies import STATE_ID, split_state_id
 from agui_pipelines.stores.file_changes import Changes, as_store_error, make_folder
 from agui_pipelines.stores.file_history import instant
 from agui_pipelines.stores.file_layout import BACKUP, Layout, name_problem
+from agui_pipelines.stores.file_lock import FileLease, LockFile
 from agui_pipelines.stores.file_reader import FileReader, is_text
 from agui_pipelines.stores.file_writer import Folders, Writer, folded, kept_mtime
 
@@ -52,6 +54,8 @@ class FileStore:
         self._layout = Layout(base, options.shard_count if options.enable_sharding else 0)
         self._reader = FileReader(self._layout)
         self._folders = Folders(self._layout)
+        self._lock = LockFile(base, options.file_mode)
+        self._token = ""
         self._unflushed = False
 
     @property
@@ -122,10 +126,18 @@ class FileStore:
 
     def prepare(self) -> None:
         """Create base_dir and its three trees, and clear away what a process that ended long ago left half written."""
-        with self._errors():
+        with self._passing(), self._errors():
             for kind in Kind:
                 make_folder(self._layout.tree(kind))
             self._layout.remove_leftovers(before_ns=time.time_ns() - _LEFTOVER_NS)
+
+    def lock(self, owner: Owner, seconds: float) -> FileLease:
+        """A file in base_dir, which is made if it is not there, and goes with the lock if nothing else came there."""
+        return self._lock.take(owner, seconds)
+
+    def fence(self, token: str) -> None:
+        """A batch is still written aside by one who lost the lock; it does not get its names."""
+        self._token = token
 
     def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
         """Ids that name no file, and history ids that two states of one shard have in common."""
@@ -285,9 +297,14 @@ class FileStore:
         changes = Changes(self._options.file_mode, synced=synced)
         try:
             yield Writer(self._layout, self._folders, changes, self._reserve, self._reader.history)
-            changes.commit()
+            with self._passing():
+                changes.commit()
         finally:
             changes.discard()
+
+    def _passing(self) -> AbstractContextManager[object]:
+        """Within the block, nobody takes over the lock that a fence asks for. Raises `LockLostError`."""
+        return self._lock.passing(self._token) if self._token else nullcontext()
 
     def _errors(self) -> AbstractContextManager[None]:
         return as_store_error(self._layout.base)

@@ -22,6 +22,7 @@ from agui_pipelines.drivers.postgresql_endpoint import Endpoint
 from agui_pipelines.drivers.postgresql_reading import copied, server_identity, server_name, value
 from agui_pipelines.drivers.postgresql_view import held_view, viewing
 from agui_pipelines.keyspace import CATALOGUE, Span
+from agui_pipelines.owner import Owner
 from agui_pipelines.ports import (
     OnReject,
     Place,
@@ -36,6 +37,8 @@ from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.spec import PostgresConfig
 from agui_pipelines.stores import postgresql_limits
 from agui_pipelines.stores.postgresql_check import examine
+from agui_pipelines.stores.postgresql_lock import Fence, PostgresLease, lock
+from agui_pipelines.stores.postgresql_lock import Place as LockPlace
 from agui_pipelines.stores.postgresql_tables import ABSENT, TABLES, Table, Tables, is_text
 from agui_pipelines.stores.postgresql_writing import Writing
 
@@ -51,6 +54,8 @@ class PostgresStore:
         self._connections = Connections(Endpoint.of(config))
         self._tables = Tables(config.schema_)
         self._writing = Writing(self._tables)
+        self._place = LockPlace(self._connections, config.schema_, self.describe())
+        self._fence = Fence(self._place)
         self._view: str | None = None
 
     @property
@@ -78,8 +83,15 @@ class PostgresStore:
 
     def prepare(self) -> None:
         """Create tables and indexes where they are missing. The schema is never created."""
-        with self._connections.lent(Work.WRITE) as connection:
+        with self._changing(Work.WRITE) as connection:
             self._tables.create_missing(connection)
+
+    def lock(self, owner: Owner, seconds: float) -> PostgresLease:
+        """See `postgresql_lock`. Takes two connections, one of which stays within a transaction."""
+        return lock(self._place, owner, seconds)
+
+    def fence(self, token: str) -> None:
+        self._fence.token = token
 
     def stats(self) -> StoreStats:
         """Exact counts; the size is that of the tables with their indexes."""
@@ -196,14 +208,14 @@ class PostgresStore:
         """
         if not batch.num_rows:
             return Written()
-        with self._connections.lent(Work.WRITE) as connection:
+        with self._changing(Work.WRITE) as connection:
             return self._writing.write(connection, kind, batch)
 
     def remove(self, kind: Kind, batch: pa.RecordBatch) -> int:
         """In one transaction."""
         if not batch.num_rows:
             return 0
-        with self._connections.lent(Work.WRITE) as connection:
+        with self._changing(Work.WRITE) as connection:
             return self._writing.remove(connection, kind, batch)
 
     def flush(self) -> None:
@@ -214,7 +226,7 @@ class PostgresStore:
             transaction.set_state(state_id, document)
 
     def delete_state(self, state_id: str) -> bool:
-        with self._connections.lent(Work.RECORD) as connection:
+        with self._changing(Work.RECORD) as connection:
             return self._writing.delete_state(connection, state_id)
 
     def save_version(self, version: Version) -> None:
@@ -228,10 +240,16 @@ class PostgresStore:
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """A transaction of the server. What the store itself reads meanwhile, it reads outside of it."""
-        with self._connections.lent(Work.RECORD) as connection, connection.transaction():
+        with self._changing(Work.RECORD) as connection, connection.transaction():
             yield _OpenTransaction(self._writing, connection)
 
     # How
+
+    @contextmanager
+    def _changing(self, work: Work) -> Iterator[Connection]:
+        """A connection to change the store with, in a transaction if there is a fence to be passed."""
+        with self._connections.lent(work) as connection, self._fence.passing(connection):
+            yield connection
 
     def _records(
         self, connection: Connection, table: Table, condition: sql.Composable, order: sql.Composable

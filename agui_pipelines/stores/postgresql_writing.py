@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime as dt
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from agui_pipelines.drivers.postgresql import Binary, Connection
 from agui_pipelines.drivers.postgresql_binary import (
@@ -68,13 +70,14 @@ class Writing:
         self._tables = tables
 
     def write(self, connection: Connection, kind: Kind, batch: pa.RecordBatch) -> Written:
-        """Write a batch in a transaction of its own."""
+        """Write a batch in a transaction of its own, or in the one that is open."""
         rows = _rows(TABLES[kind], batch)
         try:
             now = self._time_if_none_exists(connection, rows)
             if now is not None:
                 try:
-                    self._append(connection, rows, now)
+                    with _savepoint(connection):
+                        self._append(connection, rows, now)
                     return Written(inserted=len(rows))
                 except psycopg.errors.UniqueViolation:
                     pass  # written by somebody else just now, or twice in the batch
@@ -294,6 +297,12 @@ def _parted(rows: _Rows, column: Column) -> list[tuple[bool, _Rows]]:
         (True, _Rows(rows.table, rows.values.filter(values.is_valid()))),
         (False, _Rows(rows.table, rows.values.filter(values.is_null()))),
     ]
+
+
+def _savepoint(connection: Connection) -> AbstractContextManager[object]:
+    """What fails inside leaves a transaction that is open as it was; where none is, a statement is one by itself."""
+    is_open = connection.info.transaction_status is TransactionStatus.INTRANS
+    return connection.transaction() if is_open else nullcontext()
 
 
 def _value(column: Column, *, given: bool) -> sql.Composable:

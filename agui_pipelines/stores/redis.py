@@ -17,6 +17,7 @@ from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, state
 from agui_pipelines.errors import StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.losses import named as losing
+from agui_pipelines.owner import Owner
 from agui_pipelines.ports import (
     BATCH_BYTES,
     OnReject,
@@ -43,6 +44,7 @@ from agui_pipelines.stores.redis_layout import (
     snapshot_of,
     version_of,
 )
+from agui_pipelines.stores.redis_lock import Fence, RedisLease, lock
 from agui_pipelines.stores.redis_writing import (
     Buffered,
     Rows,
@@ -71,6 +73,7 @@ class RedisStore:
         self._wire = RedisWire(config)
         self._prefix = config.redis_options.key_prefix
         self._layout = Layout(key_bytes(self._prefix))
+        self._fence = Fence(self._wire, self._layout.lock, self.describe())
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -151,20 +154,35 @@ class RedisStore:
         burst.add(b"DEL", absent)
         burst.add(b"SET", absent, b"", b"XX")
         burst.add(b"ZADD", absent, b"XX", 0, b"")
+        for command in (
+            (b"WATCH", absent),
+            (b"MULTI",),
+            (b"PEXPIRE", absent, 1),
+            (b"EXEC",),
+            (b"PTTL", self._layout.lock),
+        ):
+            burst.add(*command)
         self._wire.run(burst)
         self._require_permission(b"MSET", absent, b"")
 
     def _require_permission(self, *command: bytes) -> None:
         """Ask whether we may run a command that cannot be tried without doing it. Not every user may ask."""
-        user, *_ = self._wire.receive(self._wire.send(_burst(b"ACL", b"WHOAMI")))
+        user, *_ = self._wire.receive(self._wire.send(Burst.of((b"ACL", b"WHOAMI"))))
         if isinstance(user, hiredis.ReplyError):
             return
-        answer, *_ = self._wire.receive(self._wire.send(_burst(b"ACL", b"DRYRUN", user, *command)))
+        answer, *_ = self._wire.receive(self._wire.send(Burst.of((b"ACL", b"DRYRUN", user, *command))))
         if isinstance(answer, bytes) and answer != b"OK":
             raise self._wire.failure(hiredis.ReplyError(f"NOPERM {answer.decode('utf-8', 'replace')}"))
 
     def prepare(self) -> None:
         """Redis needs nothing prepared."""
+
+    def lock(self, owner: Owner, seconds: float) -> RedisLease:
+        """A key beside those of the store; its expiry counts by the server's clock."""
+        return lock(self._wire, self._layout.lock, owner, seconds, self.describe())
+
+    def fence(self, token: str) -> None:
+        self._fence.token = token
 
     def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
         """Documents that are too large, and ids that share a key, as ``a`` and ``b:c`` do with ``a:b`` and ``c``."""
@@ -200,16 +218,18 @@ class RedisStore:
         if kind is Kind.STATE:
             ids = batch.column("state_id").cast(pa.binary()).to_pylist()
             expiries = batch.column("expires_at").cast(pa.int64()).to_pylist()
-            return put(self._wire, Rows(self._layout.states(ids), documents_in(batch.column("data")), expiries))
-        return put_history(self._wire, self._layout, kind, batch.select(SCHEMAS[kind].names).to_pylist())
+            return put(
+                self._wire, self._fence, Rows(self._layout.states(ids), documents_in(batch.column("data")), expiries)
+            )
+        return put_history(self._wire, self._fence, self._layout, kind, batch.select(SCHEMAS[kind].names).to_pylist())
 
     def remove(self, kind: Kind, batch: pa.RecordBatch) -> int:
-        """Each record in a transaction; of versions and snapshots the body, and the member of the sorted set."""
+        """Of versions and snapshots the body and the member of the sorted set, together."""
         if kind is Kind.STATE:
             ids = batch.column("state_id").cast(pa.binary()).to_pylist()
-            return take(self._wire, self._layout.states(ids))
+            return take(self._fence, self._layout.states(ids))
         rows = batch.select(id_columns(kind)).to_pylist()
-        return take_history(self._wire, self._layout, kind, [owned(kind, row) for row in rows])
+        return take_history(self._wire, self._fence, self._layout, kind, [owned(kind, row) for row in rows])
 
     def flush(self) -> None:
         """Nothing is held back here. How durable a write is when the server has answered is its persistence policy."""
@@ -220,10 +240,11 @@ class RedisStore:
 
     def set_state(self, state_id: str, document: bytes) -> None:
         """As in the reference, an expiry that the state had is removed."""
-        self._wire.call(b"SET", self._layout.state(key_bytes(state_id)), document)
+        self._fence.run(Burst.of((b"SET", self._layout.state(key_bytes(state_id)), document)))
 
     def delete_state(self, state_id: str) -> bool:
-        return bool(self._wire.call(b"DEL", self._layout.state(key_bytes(state_id))))
+        [deleted] = self._fence.run(Burst.of((b"DEL", self._layout.state(key_bytes(state_id)))))
+        return bool(deleted)
 
     def list_states(self) -> Iterator[str]:
         """In no order. While the server grows or shrinks its table of keys, an id may come twice."""
@@ -254,15 +275,12 @@ class RedisStore:
     def transaction(self) -> Iterator[Transaction]:
         """Writes that are sent together as MULTI … EXEC at the end."""
         commands = Burst()
-        commands.add(b"MULTI")
         buffered = Buffered(self._layout, commands)
         yield buffered
-        if commands.replies == 1:
+        if not commands.replies:
             return
         require_own_keys(self._wire, self._layout, buffered.records)
-        commands.add(b"EXEC")
-        *_, results = self._wire.run(commands)
-        self._wire.checked(results)
+        self._fence.transaction(lambda: [commands])
 
     def stats(self) -> StoreStats:
         """Counts all keys of the store, which takes a second per few hundred thousand."""
@@ -275,7 +293,7 @@ class RedisStore:
 
     def _save(self, record: Version | Snapshot) -> None:
         require_own_keys(self._wire, self._layout, [record])
-        self._wire.run(saving(self._layout, record))
+        self._fence.run(saving(self._layout, record))
 
     def _get(self, kind: Kind, state_id: str, id_: str, record_of: Callable[[str, bytes], R]) -> R | None:
         owned = key_bytes(state_id), key_bytes(id_)
@@ -319,12 +337,6 @@ class RedisStore:
                 remedy=f"Repair or delete the key {key_text(self._layout.body(kind, owned))!r}.",
             ) from error
         return record if getattr(record, RECORD_ID[kind]) == id_ else None
-
-
-def _burst(*command: bytes) -> Burst:
-    burst = Burst()
-    burst.add(*command)
-    return burst
 
 
 def _moment(record: Version | Snapshot) -> int:

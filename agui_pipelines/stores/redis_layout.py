@@ -52,6 +52,11 @@ class Layout:
         """What the keys of states, versions and snapshots themselves begin with."""
         return self.prefix + b"state:", self.prefix + b"version:", self.prefix + b"snapshot:"
 
+    @property
+    def lock(self) -> bytes:
+        """The key that says who writes here. Nothing of the store begins with ``meta:``."""
+        return self.prefix + b"meta:lock"
+
     def state(self, state_id: bytes) -> bytes:
         return self.prefix + b"state:" + state_id
 

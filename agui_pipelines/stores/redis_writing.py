@@ -29,6 +29,7 @@ from agui_pipelines.stores.redis_layout import (
     row_of,
     score,
 )
+from agui_pipelines.stores.redis_lock import Fence
 
 _CHUNK_BYTES: Final = 4 * 1024 * 1024
 """What one MSET carries at most: it keeps other clients of the server waiting for some milliseconds."""
@@ -52,14 +53,18 @@ class Rows:
                 yield range(first + start, first + end)
 
 
-def put(wire: RedisWire, rows: Rows, on_replaced: Callable[[int, bytes], None] | None = None) -> Written:
+def put(wire: RedisWire, fence: Fence, rows: Rows, on_replaced: Callable[[int, bytes], None] | None = None) -> Written:
     """Write all rows. `on_replaced` sees each value that is about to be replaced by another, and may raise.
 
     An expiry that has passed by the server's clock leaves no key behind; such a row counts as unchanged if there was none
-    before. If this raises, some rows may have been written; to write them again does no harm.
+    before. If this raises, some rows may have been written; to write them again does no harm. Behind a fence that has a
+    token, the rows become visible together, which costs the server's other clients some milliseconds more.
     """
     chunks = list(rows.chunks())
     written = _counted(wire, rows, chunks, on_replaced)
+    if fence.token:
+        fence.transaction(lambda: (_write(rows, chunk) for chunk in chunks))
+        return written
     in_flight: deque[Pending] = deque()
     for chunk in chunks:
         in_flight.append(wire.send(_write(rows, chunk)))
@@ -70,7 +75,7 @@ def put(wire: RedisWire, rows: Rows, on_replaced: Callable[[int, bytes], None] |
     return written
 
 
-def put_history(wire: RedisWire, layout: Layout, kind: Kind, rows: list[dict[str, Any]]) -> Written:
+def put_history(wire: RedisWire, fence: Fence, layout: Layout, kind: Kind, rows: list[dict[str, Any]]) -> Written:
     """Write versions or snapshots: the bodies first, so that no sorted set ever names one that is not there yet.
 
     Raises `UnstorableRecordError` if the ids of two records would share a key.
@@ -85,7 +90,7 @@ def put_history(wire: RedisWire, layout: Layout, kind: Kind, rows: list[dict[str
             raise _shared(kind, rows[i])
 
     bodies = [_body(kind, row) for row in rows]
-    written = put(wire, Rows(keys, bodies, [None] * len(keys)), refuse_other)
+    written = put(wire, fence, Rows(keys, bodies, [None] * len(keys)), refuse_other)
     members: dict[bytes, list[tuple[int, bytes]]] = {}
     for (state_id, record_id), row in zip(ids, rows, strict=True):
         members.setdefault(state_id, []).append((score(row["timestamp"]), record_id))
@@ -94,19 +99,19 @@ def put_history(wire: RedisWire, layout: Layout, kind: Kind, rows: list[dict[str
         for first in range(0, len(scored), _ZADD_MEMBERS):
             pairs = (part for pair in scored[first : first + _ZADD_MEMBERS] for part in pair)
             burst.add(b"ZADD", layout.index(kind, state_id), *pairs)
-    wire.run(burst)
+    fence.run(burst)
     return written
 
 
-def take(wire: RedisWire, keys: list[bytes]) -> int:
+def take(fence: Fence, keys: list[bytes]) -> int:
     """Delete keys; how many there were."""
     burst = Burst()
     for first in range(0, len(keys), BATCH_KEYS):
         burst.add(b"DEL", *keys[first : first + BATCH_KEYS])
-    return sum(wire.run(burst)) if keys else 0
+    return sum(fence.run(burst)) if keys else 0
 
 
-def take_history(wire: RedisWire, layout: Layout, kind: Kind, ids: list[Owned]) -> int:
+def take_history(wire: RedisWire, fence: Fence, layout: Layout, kind: Kind, ids: list[Owned]) -> int:
     """Delete versions or snapshots with their members of the sorted sets; how many bodies or members there were."""
     removed = 0
     for first in range(0, len(ids), BATCH_KEYS):
@@ -120,16 +125,19 @@ def take_history(wire: RedisWire, layout: Layout, kind: Kind, ids: list[Owned]) 
             for i, body in zip(doubtful, bodies, strict=True)
             if body is not None and not _may_replace(kind, body, some[i][1])
         }
-        burst = Burst()
-        for i, (state_id, id_) in enumerate(some):
-            burst.add(b"MULTI")
-            burst.add(b"ZREM", layout.index(kind, state_id), id_)
-            if i not in others:
-                burst.add(b"DEL", keys[i])
-            burst.add(b"EXEC")
-        done = [reply for reply in wire.run(burst) if isinstance(reply, list)]
-        removed += sum(any(wire.checked(replies)) for replies in done)
+        removed += _take_some(fence, layout, kind, [(ids, i not in others) for i, ids in enumerate(some)])
     return removed
+
+
+def _take_some(fence: Fence, layout: Layout, kind: Kind, some: list[tuple[Owned, bool]]) -> int:
+    """Delete records together, each with whether its body is its own; how many bodies or members there were."""
+    burst = Burst()
+    for ids, is_own in some:
+        burst.add(b"ZREM", layout.index(kind, ids[0]), ids[1])
+        if is_own:
+            burst.add(b"DEL", layout.body(kind, ids))
+    done = iter(fence.transaction(lambda: [burst]))
+    return sum(any([next(done), is_own and next(done)]) for _, is_own in some)
 
 
 def saving(layout: Layout, record: Version | Snapshot) -> Burst:

@@ -82,12 +82,26 @@ def test_what_each_job_does(job, assets):
     assert found == assets
 
 
-@pytest.mark.parametrize("job", ["migrate", "dry_run"])
-def test_the_expectations_block_what_is_downstream(job):
-    checks = defs.resolve_job_def(job).asset_layer.asset_graph
-    [key] = checks.asset_check_keys
-    assert (key.asset_key.to_user_string(), key.name) == ("staged_snapshot", "staged_expectations")
-    assert checks.get(key).blocking
+CHECKS = {
+    ("exported_snapshot", "exported_expectations"),
+    ("staged_snapshot", "staged_expectations"),
+    ("validation_report", "loaded_expectations"),
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "checks"),
+    [
+        ("migrate", CHECKS),
+        ("dry_run", {check for check in CHECKS if check[0] != "validation_report"}),
+        ("validate", {check for check in CHECKS if check[0] == "validation_report"}),
+    ],
+)
+def test_the_expectations_of_every_stage_block_what_is_downstream(job, checks):
+    graph = defs.resolve_job_def(job).asset_layer.asset_graph
+    assert {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys} == checks
+    assert all(graph.get(key).blocking for key in graph.asset_check_keys)
+    assert all(graph.get(key).description for key in graph.asset_check_keys)
 
 
 def test_the_launchpad_is_small():

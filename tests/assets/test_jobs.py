@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 
 import dagster as dg
 import psycopg
@@ -12,12 +11,11 @@ import yaml
 
 from agui_pipelines import spec
 from agui_pipelines.definitions import defs
-from agui_pipelines.errors import CollisionError, ConnectionFailedError, RejectLimitError, StagingError
-from agui_pipelines.expectations.worker import run_suite_apart
-from agui_pipelines.phases import expect
+from agui_pipelines.errors import CollisionError, RejectLimitError, StagingError, UnreachableError
 
 RANGES = [f"{i:02}" for i in range(16)]
 RANGED = ["exported_snapshot", "staged_snapshot", "target_states"]
+STAGES = ["exported", "staged", "loaded"]
 MEASURED = {"dagster/row_count", "bytes", "records_per_second", "seconds"}
 
 
@@ -28,9 +26,9 @@ def materialized(result, asset):
     return {m.partition: {name: value.value for name, value in m.metadata.items()} for m in found}
 
 
-def checked(result):
-    """The outcome of the expectations: passed, severity, and a row for each that failed."""
-    [evaluation] = result.get_asset_check_evaluations()
+def checked(result, stage):
+    """The outcome of a stage's expectations: passed, severity, and a row for each that failed."""
+    [evaluation] = [e for e in result.get_asset_check_evaluations() if e.check_name == f"{stage}_expectations"]
     failures = evaluation.metadata.get("failures")
     rows = [record.data for record in failures.records] if isinstance(failures, dg.TableMetadataValue) else []
     return evaluation.passed, evaluation.severity, rows
@@ -65,7 +63,8 @@ def test_one_run_materializes_every_range_and_proves_the_result(launcher, moved)
     assert (validation["total_states"], validation["migrated_states"], validation["passed"]) == (100, 100, True)
     assert {validation[f"{name}_states"] for name in ("missing", "corrupted", "extra")} == {0}
     assert validation["report"]["migrated_states"] == 100
-    assert checked(result) == (True, dg.AssetCheckSeverity.WARN, [])
+    for stage in STAGES:
+        assert checked(result, stage) == (True, dg.AssetCheckSeverity.WARN, [])
 
     again = launcher.launch(ranges=("03", "03"), assets=RANGED)
 
@@ -93,31 +92,78 @@ def test_two_ranges_alone_leave_the_others_and_cannot_be_proven(launcher, moved)
 
 
 @pytest.fixture
-def stricter_suite(monkeypatch, tmp_path):
-    """The shipped suite, edited as its users may: no id is to be longer than two characters."""
-    suite = json.loads(files("agui_pipelines.expectations").joinpath("suites", "staged.json").read_bytes())
-    shorter = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "id_length", "max_value": 2}}
-    suite["expectations"].append({**shorter, "severity": "critical"})
-    path = tmp_path / "stricter.json"
-    path.write_text(json.dumps(suite))
-    monkeypatch.setattr(expect, "run_suite_apart", lambda _, frame: run_suite_apart("staged", frame, path=path))
+def expecting(launcher):
+    """The launcher, with a suite of one expectation for a stage."""
+
+    def make(stage, type_, *, severity="critical", **kwargs):
+        suite = {"name": "mine", "expectations": [{"type": type_, "kwargs": kwargs, "severity": severity}]}
+        (launcher.folder / "mine.json").write_text(json.dumps(suite))
+        return launcher.but(expectations={stage: "mine.json"})
+
+    return make
 
 
-def test_a_critical_expectation_that_fails_stops_the_import(launcher, moved, legacy, stricter_suite):
+NO_LONG_IDS = {"type_": "expect_column_value_lengths_to_be_between", "column": "state_id", "max_value": 2}
+
+
+@pytest.mark.parametrize(
+    ("stage", "last", "ids"), [("exported", "exported_snapshot", "session:"), ("staged", "staged_snapshot", "")]
+)
+def test_a_critical_expectation_that_fails_stops_the_run_before_the_import(expecting, moved, legacy, stage, last, ids):
     legacy.delete(*[f"session:{i:03}" for i in range(3, 100)])
+
+    result = expecting(stage, **NO_LONG_IDS).run(check=False)
+
+    assert not result.success
+    passed, severity, [row] = checked(result, stage)
+    assert (passed, severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert (row["suite"], row["expectation"], row["column"]) == ("mine", NO_LONG_IDS["type_"], "state_id")
+    assert row["unexpected"] == 3
+    assert row["ids"] == f"{ids}000, {ids}001, {ids}002"
+    done = {e.asset_key.to_user_string() for e in result.get_asset_materialization_events()}
+    assert done == {"migration_plan", "exported_snapshot", last}
+    assert moved() is None
+
+
+def test_a_dry_run_is_stopped_by_the_same_expectations(expecting, moved):
+    result = expecting("staged", **NO_LONG_IDS).run("dry_run", check=False, dry_run=True)
+
+    assert not result.success
+    assert checked(result, "staged")[0] is False
+    assert not materialized(result, "import_preview")
+
+
+def test_a_critical_expectation_of_what_was_loaded_fails_the_validation_and_is_shown(expecting, moved):
+    launcher = expecting("loaded", "expect_column_values_to_not_match_regex", column="state_id", regex="^04[12]$")
 
     result = launcher.run(check=False)
 
     assert not result.success
-    passed, severity, [row] = checked(result)
+    passed, severity, [row] = checked(result, "loaded")
     assert (passed, severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert (row["expectation"], row["column"]) == ("expect_column_values_to_be_between", "id_length")
-    assert row["unexpected"] == 3
-    assert row["ids"] == "000, 001, 002"
-    assert materialized(result, "staged_snapshot")
-    assert not materialized(result, "target_states")
+    assert sorted(row["ids"].split(", ")) == ["041", "042"]
+    description, _ = failure_of(result, "validation_report")
+    assert "The loaded records do not meet the expectations" in description
+    assert materialized(result, "target_states")
     assert not materialized(result, "validation_report")
-    assert moved() is None
+    assert (
+        not expecting("loaded", "expect_column_values_to_be_null", column="kind").run("validate", check=False).success
+    )
+    assert launcher.but(expectations={}).run("validate").success
+
+
+def test_what_is_missing_is_shown_by_the_expectations_too(launcher, target):
+    launcher.run()
+    with psycopg.connect(target["connection_url"]) as connection:
+        connection.execute("DELETE FROM ag_states WHERE state_id = '042'")
+
+    passed, severity, rows = checked(launcher.run("validate", check=False), "loaded")
+
+    assert (passed, severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert {(row["frame"], row["column"], row["ids"]) for row in rows} == {
+        ("records", "status", "042"),
+        ("totals", "missing", "state"),
+    }
 
 
 def test_ids_that_fall_together_fail_the_transform_and_an_import_alone(launcher, moved):
@@ -134,18 +180,20 @@ def test_ids_that_fall_together_fail_the_transform_and_an_import_alone(launcher,
     assert moved() is None
 
 
-def test_an_expectation_that_only_warns_stops_nothing(launcher, legacy, moved):
-    legacy.set("session:large", json.dumps({"text": "x" * 11_000_000}))
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_expectation_that_only_warns_stops_nothing(expecting, moved, stage):
+    launcher = expecting(
+        stage, "expect_column_values_to_not_match_regex", severity="warning", column="state_id", regex="042$"
+    )
 
     result = launcher.run()
 
     assert result.success
-    passed, severity, [row] = checked(result)
+    passed, severity, [row] = checked(result, stage)
     assert (passed, severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert (row["column"], row["severity"], row["ids"]) == ("size", "warning", "large")
-    documents = moved()
-    assert documents is not None
-    assert len(documents["large"]["text"]) == 11_000_000
+    assert (row["column"], row["severity"]) == ("state_id", "warning")
+    assert row["ids"].removeprefix("session:") == "042"
+    assert len(moved()) == 100
 
 
 def test_a_refused_run_is_a_failure_that_says_what_to_do_and_is_not_retried(launcher, legacy, moved):
@@ -171,7 +219,7 @@ def test_an_unreachable_server_fails_the_plan_and_nothing_else_runs(launcher, mo
 
     description, metadata = failure_of(result, "migration_plan")
     assert "127.0.0.1:1 cannot be reached" in description
-    assert metadata["error"] == ConnectionFailedError.__name__
+    assert metadata["error"] == UnreachableError.__name__
     assert not result.get_asset_materialization_events()
     assert moved() is None
 

@@ -66,8 +66,7 @@ def test_a_failed_run_is_taken_back(launcher, instance, spoiled, moved):
     assert request.run_key == f"rollback-{failed.run_id}"
     assert rolled_back(instance, request).success
     assert moved() == {"007": {"was": "here"}}
-    assert isinstance(asked(rollback_after_failure, instance, failed), dg.SkipReason)  # it is undone already
-    assert rolled_back(instance, request).success
+    assert rolled_back(instance, request).success  # again, which changes nothing
     assert moved() == {"007": {"was": "here"}}
 
 

@@ -25,8 +25,6 @@ from agui_pipelines import spec
 from agui_pipelines.cli.home import open_instance
 from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.embedded.workload import fill
-from agui_pipelines.expectations.worker import run_suite_apart
-from agui_pipelines.phases import expect
 from agui_pipelines.phases.session import Session
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -90,7 +88,7 @@ def test_a_run_prints_one_json_object_and_nothing_else(completed):
 def test_progress_is_told_in_plain_lines_where_there_is_no_terminal(completed):
     said, *_ = completed
 
-    for phase in ("Plan", "Export", "Transform", "Expectations", "Import", "Validate"):
+    for phase in ("Plan", "Export", "Check export", "Transform", "Check staged", "Import", "Validate", "Check loaded"):
         assert re.search(
             rf"^{phase}: {STATES}( of {STATES})? in [0-9.]+ s, [0-9,]+/s$", said.err, flags=re.MULTILINE
         ), phase
@@ -304,18 +302,132 @@ def test_an_empty_id_is_rejected_like_any_other_reject(command, legacy, text, wr
     assert len(documents()) == 30
 
 
-def test_a_failed_expectation_exits_3_and_names_the_ids(command, text, written, documents, monkeypatch, tmp_path):
-    suite = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "size", "max_value": 13}}
-    path = tmp_path / "stricter.json"
-    path.write_text(json.dumps({"name": "staged", "expectations": [suite]}))
-    monkeypatch.setattr(expect, "run_suite_apart", lambda _, frame: run_suite_apart("staged", frame, path=path))
+@pytest.fixture
+def expecting(text, written, tmp_path):
+    """Writes a migration file with a suite of one's own for a stage."""
 
-    said = command("run", written(text), "--json")
+    def write(stage, *expectations):
+        (tmp_path / "mine.json").write_text(json.dumps({"name": "mine", "expectations": expectations}))
+        return written({**text, "expectations": {stage: "mine.json"}})
+
+    return write
+
+
+def no_more_than(size, severity="critical"):
+    kwargs = {"column": "size", "max_value": size}
+    return {"type": "expect_column_values_to_be_between", "kwargs": kwargs, "severity": severity}
+
+
+@pytest.mark.parametrize(("stage", "prefix"), [("exported", "session:"), ("staged", "")])
+def test_a_failed_expectation_exits_3_and_names_the_ids(command, expecting, documents, stage, prefix):
+    said = command("run", expecting(stage, no_more_than(13)), "--json")
 
     assert said.code == 3
-    assert "20 rows, '10', '11'" in said.error
-    assert said.json["failure"]["error"] == "RefusedError"
+    assert f"The {stage} records do not meet the expectations" in said.error
+    assert f"20 rows of the records, '{prefix}10', '{prefix}11'" in said.error
+    failure = said.json["failure"]
+    assert (failure["error"], failure["stage"]) == ("RefusedError", stage)
+    assert len(failure["expectations"][0]["failing_ids"]) == 20
     assert documents() is None
+
+
+def test_a_run_that_was_refused_goes_on_once_the_suite_is_mended(command, expecting, documents):
+    assert command("run", expecting("staged", no_more_than(13))).code == 3
+
+    said = command("run", expecting("staged", no_more_than(14)))
+
+    assert said.code == 0, said.err
+    assert "Resumed" in said.err
+    assert len(documents()) == 30
+
+
+def test_what_was_loaded_and_does_not_meet_a_suite_exits_1(command, expecting, documents):
+    few = {**no_more_than(29), "kwargs": {"column": "found", "max_value": 29}, "meta": {"frame": "totals"}}
+
+    said = command("run", expecting("loaded", few), "--json")
+
+    assert said.code == 1
+    assert "The loaded records do not meet the expectations" in said.error
+    assert said.json["failure"]["error"] == "ValidationFailedError"
+    assert said.json["passed"] is False
+    [failed] = [suite for suite in said.json["expectations"] if not suite["passed"]]
+    assert (failed["stage"], failed["suite"], failed["failures"][0]["failing_ids"]) == ("loaded", "mine", ["state"])
+    assert said.json["failure"]["rollback"]["status"] == "rolled_back"
+    assert documents() == {}
+
+
+@pytest.mark.parametrize("stage", ["exported", "staged"])
+def test_a_warning_is_told_and_stops_nothing(command, expecting, documents, stage):
+    file = expecting(stage, no_more_than(13, "warning"))
+
+    previewed = command("run", file, "--dry-run")
+    said = command("run", file)
+
+    line = f"Warning: {stage} records, suite mine: expect_column_values_to_be_between(size): 20 rows of the records"
+    assert (previewed.code, said.code) == (0, 0)
+    assert line in previewed.out
+    assert line in said.out
+    assert len(documents()) == 30
+
+
+def test_the_report_says_which_suites_were_met(command, expecting, tmp_path):
+    said = command("run", expecting("staged", no_more_than(99)), "--json")
+
+    found = [(suite["stage"], suite["suite"], suite["rows"], suite["failures"]) for suite in said.json["expectations"]]
+    assert found == [
+        ("exported", "exported", 30, []),
+        ("staged", "staged", 30, []),
+        ("staged", "mine", 30, []),
+        ("loaded", "loaded", 30, []),
+    ]
+    [report] = (tmp_path / ".agui" / "moved" / "reports").iterdir()
+    assert json.loads(report.read_text())["expectations"] == said.json["expectations"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("{", "it is not JSON"),
+        ('{"name": "a", "expectations": [{"type": "expect_nothing", "kwargs": {}}]}', "the type 'expect_nothing'"),
+        (
+            json.dumps(
+                {"name": "a", "expectations": [{**no_more_than(1), "kwargs": {"column": "sizes", "max_value": 1}}]}
+            ),
+            "there is no column 'sizes'",
+        ),
+    ],
+    ids=["absent", "no JSON", "unknown expectation", "unknown column"],
+)
+def test_a_suite_that_cannot_be_used_is_refused_before_anything_is_read(
+    command, text, written, tmp_path, content, problem
+):
+    if content is not None:
+        (tmp_path / "mine.json").write_text(content)
+    unreachable = {"type": "redis_keys", "connection_url": "redis://127.0.0.1:1/0"}
+
+    said = command("run", written({**text, "source": unreachable, "expectations": {"loaded": ["mine.json"]}}))
+
+    assert said.code == 2
+    assert "mine.json" in said.error
+    assert problem in said.error
+
+
+def test_a_shipped_suite_is_shown_edited_and_used_instead(command, text, written, tmp_path, documents):
+    shown = command("expectations", "show", "staged")
+    assert shown.code == 0
+    suite = json.loads(shown.out)
+    for expectation in suite["expectations"]:
+        if expectation["kwargs"] == {"column": "size", "min_value": 2}:
+            expectation["kwargs"] = {"column": "size", "min_value": 14}
+    (tmp_path / "staged.json").write_text(json.dumps(suite))
+
+    said = command("run", written({**text, "expectations": {"staged": "staged.json"}}))
+
+    assert said.code == 3
+    assert "10 rows of the records, '00', '01'" in said.error
+    assert documents() is None
+    assert command("expectations", "show", "nothing").code == 2
 
 
 @pytest.mark.parametrize(

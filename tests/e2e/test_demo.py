@@ -90,7 +90,7 @@ def test_the_demo_migrates_proves_and_stops_its_servers(start, command, tmp_path
     assert re.search(rf"expiry .*: {STATES // 40} lost", out)
     assert "agui-migrate ui" in out
     assert "Traceback" not in out + err
-    for phase in ("Plan", "Export", "Transform", "Expectations", "Import", "Validate"):
+    for phase in ("Plan", "Export", "Check export", "Transform", "Check staged", "Import", "Validate", "Check loaded"):
         assert re.search(rf"{phase} +\S*━+.*{STATES:,} of {STATES:,} .*/s .* left", err), phase
     assert gone(servers, 10)
     assert len(scratch) == 2

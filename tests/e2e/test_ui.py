@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -16,13 +15,6 @@ import yaml
 
 QUERY = """{ repositoriesOrError { ... on RepositoryConnection { nodes {
     jobs { name } assetNodes { assetKey { path } } assetGroups { groupName } } } } }"""
-
-
-@pytest.fixture
-def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def asked(port, query, seconds):
@@ -54,13 +46,13 @@ def terminate(process):
 
 @pytest.mark.long  # Dagster starts five processes
 @pytest.mark.parametrize("end", [ctrl_c, terminate])
-def test_the_ui_shows_the_project_and_all_of_it_ends_with_the_command(start, port, tmp_path, end):
+def test_the_ui_shows_the_project_and_all_of_it_ends_with_the_command(start, free_port, tmp_path, end):
     file = tmp_path / "migration.yaml"
     store = {"type": "file", "file_options": {"base_dir": "store"}}
     file.write_text(yaml.safe_dump({"name": "shown", "source": {"type": "redis_keys"}, "target": store}))
-    process = start("ui", file, "--port", port, cwd=tmp_path)
+    process = start("ui", file, "--port", free_port, cwd=tmp_path)
 
-    shown = asked(port, QUERY, seconds=90)
+    shown = asked(free_port, QUERY, seconds=90)
 
     running = psutil.Process(process.pid).children(recursive=True)
     end(process)
@@ -69,7 +61,7 @@ def test_the_ui_shows_the_project_and_all_of_it_ends_with_the_command(start, por
     assert {node["assetKey"]["path"][0] for node in shown["assetNodes"]} >= {"exported_snapshot", "validation_report"}
     assert {group["groupName"] for group in shown["assetGroups"]} == {"prepare", "move", "prove"}
     assert process.returncode in (0, 130, -signal.SIGTERM)
-    assert f"http://127.0.0.1:{port}" in err
+    assert f"http://127.0.0.1:{free_port}" in err
     _, left = psutil.wait_procs(running, timeout=20)
     assert left == []
     assert "Traceback" not in out

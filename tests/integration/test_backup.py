@@ -209,7 +209,7 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(migration, ends,
     }[damage]
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    file.write_bytes(content if damage != "catalogue" else content[:-20])
+    file.write_bytes(content)
 
     with pytest.raises(StagingError):
         backup.restore(session, made)
@@ -239,8 +239,9 @@ def test_what_cannot_be_read_under_an_id_stops_the_import_and_elsewhere_does_not
 
 
 @pytest.mark.parametrize("scope", ["ids of a plan", "whole store"])
-def test_what_cannot_be_read_after_a_restore_is_not_called_restored(migration, ends, scope):
-    first, second, _ = ends("file")
+def test_what_cannot_be_read_and_was_not_there_before_is_removed_too(migration, ends, scope):
+    first, second, store = ends("file")
+    before = everything(store)
     base = Path(second["file_options"]["base_dir"])
     session, plan = migration(source=first, target=second).stage()
     made = backup.create(session)
@@ -248,15 +249,32 @@ def test_what_cannot_be_read_after_a_restore_is_not_called_restored(migration, e
         made = backup.ensure(session, plan, staged_ranges(session, plan).values())
     import_(session, plan, [r.name for r in plan.ranges])
     [new] = base.glob("states/*/new.json")
-    stray = base / "states" / "shard_0" / "elsewhere.json"
-    stray.parent.mkdir(parents=True, exist_ok=True)
-    stray.write_bytes(b"no json")
-    if scope == "ids of a plan":
-        assert backup.restore(session, made).removed["state"] == 1  # another's, which does not matter here
-        new.write_bytes(b"no json")
+    new.write_bytes(b"no json")
+    anothers = new.with_name("anothers.json")
+    anothers.write_bytes(b"no json")
+
+    backup.restore(session, made)
+
+    assert not new.exists()
+    assert anothers.exists() == (scope == "ids of a plan")
+    anothers.unlink(missing_ok=True)
+    assert everything(store) == before
+
+
+def test_what_cannot_be_read_after_a_restore_is_not_called_restored(migration, ends):
+    first, second, _ = ends("file")
+    base = Path(second["file_options"]["base_dir"])
+    session = migration(source=first, target=second).session()
+    made = backup.create(session)
+    [shared] = base.glob("states/*/shared.json")
+    stray = base / "states" / "elsewhere" / "deeper" / "x.json"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"{}")
 
     with pytest.raises(BackupError, match="cannot be read"):
         backup.restore(session, made)
+
+    assert shared.exists()
 
 
 def test_a_range_that_is_staged_anew_backs_up_only_what_is_new(migration, ends, opened):

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import io
 import random
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +22,9 @@ from agui_pipelines.keyspace import (
     KeyRange,
     Span,
     cut,
+    interruptions_told,
     range_names,
+    single_spans,
     sorted_on_disk,
     write_catalogue,
 )
@@ -244,3 +249,35 @@ def test_an_error_of_the_source_is_raised_as_it_is_and_leaves_no_scratch_folder(
     with pytest.raises(InterruptedConnectionError, match=r"^The server went away\.$"):
         write_catalogue(interrupted(), io.BytesIO())
     assert not scratch_folders()
+
+
+def test_single_spans_hold_one_key_each_and_bound_nothing_else() -> None:
+    keys = [b"b", b"a", b"a\x02", b"ab", b"a"]
+
+    spans = single_spans(keys)
+
+    assert [span.key_set() for span in spans] == [{b"a"}, {b"a\x02"}, {b"ab"}, {b"b"}]
+    for span in spans:
+        assert [key for key in sorted(set(keys)) if span.lower <= key < span.upper] == sorted(span.key_set())
+    assert single_spans([]) == []
+
+
+def test_an_interruption_while_keys_arrive_is_raised_as_what_it_is() -> None:
+    def arriving() -> Iterator[pa.RecordBatch]:
+        yield pa.RecordBatch.from_pylist([{"key": b"a", "weight": 1}], CATALOGUE)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(sorted_on_disk(arriving(), CATALOGUE, "SELECT * FROM rows"))
+
+
+def test_an_interruption_while_duckdb_works_is_raised_as_what_it_is() -> None:
+    with duckdb.connect() as connection, pytest.raises(KeyboardInterrupt), interruptions_told():
+        timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        connection.execute("SELECT count(*) FROM range(20000) a, range(20000) b WHERE a.range * b.range % 7 = 1")
+
+
+def test_other_errors_are_not_taken_for_interruptions() -> None:
+    with pytest.raises(RuntimeError, match="mine"), interruptions_told():
+        raise RuntimeError("mine")

@@ -64,3 +64,23 @@ def test_counts_from_several_threads_add_up() -> None:
 def test_the_rate_is_records_per_second_and_nothing_before_any_time_has_passed() -> None:
     assert Progress("p", 10, None, 0, 4.0).rate == 2.5
     assert Progress("p", 10, None, 0, 0.0).rate == 0.0
+
+
+def test_what_was_counted_provisionally_is_taken_back_after_an_error() -> None:
+    meter = Meter("export", silent)
+    meter.add(1, 10)
+    with meter.provisional() as count:
+        count(2, 20)
+    with pytest.raises(ZeroDivisionError), meter.provisional() as count:
+        count(4, 40)
+        raise ZeroDivisionError
+    assert (meter.done, meter.bytes) == (3, 30)
+
+
+def test_a_note_is_told_at_once_and_only_once() -> None:
+    told: list[Progress] = []
+    meter = Meter("export", told.append, interval=NEVER)
+    meter.add(3)
+    meter.tell("A connection broke.")
+    assert [(progress.note, progress.done) for progress in told] == [("A connection broke.", 3)]
+    assert meter.finish().note == ""

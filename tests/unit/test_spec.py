@@ -604,6 +604,7 @@ def test_the_fingerprint_is_that_of_what_decides_the_result() -> None:
     base = migration().fingerprint
     assert len(base) == 16
     assert base == migration(batch_size=7, parallelism=3, workspace="x", limits={"max_rejects": 5}).fingerprint
+    assert base == migration(expectations={"staged": "mine.json"}).fingerprint
     for changes in (
         {"name": "other"},
         {"ranges": 4},
@@ -651,3 +652,19 @@ def test_the_environment_is_only_read(monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(os.environ)
     migration(source={"type": "redis", "connection_url": "${AGUI_SECRET}"})
     assert dict(os.environ) == before
+
+
+# Suites of one's own ---------------------------------------------------------------------------------------------------
+
+
+def test_suites_are_given_as_a_path_or_several() -> None:
+    found = migration(expectations={"staged": "a.json", "loaded": ["b.json", "c.json"]}).expectations
+    assert (found.exported, found.staged, found.loaded) == ((), ("a.json",), ("b.json", "c.json"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"stagged": "a.json"}, {"staged": ""}, {"staged": "a\0b"}, {"staged": [5]}, {"staged": {"a": "b"}}, ["a.json"]],
+)
+def test_what_names_no_suites_is_refused(wrong: Any) -> None:
+    assert "expectations" in refusal(expectations=wrong)

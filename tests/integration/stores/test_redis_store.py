@@ -15,6 +15,7 @@ import redis
 from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.errors import StoreError, UnstorableRecordError
 from agui_pipelines.keyspace import Span, cut, write_catalogue
+from agui_pipelines.owner import Owner
 from agui_pipelines.ports import BATCH_BYTES, Reader, Snapshot, Store, Version, Written
 from agui_pipelines.records import SCHEMAS, Kind, Reject, digested
 from agui_pipelines.spec import RedisConfig
@@ -669,17 +670,22 @@ def test_a_user_who_may_not_write_fails_the_check(rules: list[str], missing: str
 
 def test_a_user_who_may_only_use_the_keys_of_the_store_passes_the_check_and_can_do_everything() -> None:
     commands = "scan mget get set mset del exists strlen type time pexpiretime zadd zrange zrank zscore zrevrange zrevrangebyscore"
+    commands += " watch unwatch multi exec pttl pexpire"
     with EmbeddedRedis() as server, redis.Redis(port=server.port) as client:
         rules = [f"~{P}*", "-@all", "+ping", "+hello", "+select", "+auth", *(f"+{name}" for name in commands.split())]
         client.execute_command("ACL", "SETUSER", "u", "on", ">p", *rules)
         with store_on(f"redis://u:p@127.0.0.1:{server.port}/0") as store:
             store.check()
+            lease = store.lock(owner := Owner.here("story"), 10)
+            store.fence(owner.token)
+            lease.renew()
             store.write(Kind.STATE, states(("a", b"{}", LATER), ("b", b"{}", None)))
             store.write(Kind.STATE, states(("a", b"{}", LATER), ("b", b"{}", None)))
             store.write(Kind.VERSION, batch_of(Kind.VERSION, version("v", "a")))
             assert [row["state_id"] for row in read(store)[0]] == ["a", "b"]
             assert len(read(store, Kind.VERSION)[0]) == 1
             assert len(store.get_version_history("a", 1)) == 1
+            lease.release()
 
 
 def test_it_is_a_store(store: RedisStore) -> None:

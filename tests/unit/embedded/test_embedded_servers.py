@@ -234,6 +234,15 @@ def test_a_directory_of_ones_own_is_kept_and_used_again(place: Path) -> None:
     shutil.rmtree(kept)
 
 
+def test_a_redis_told_to_save_finds_what_it_held_in_a_directory_of_ones_own(place: Path) -> None:
+    kept, durable = place / "kept", {"appendonly": "yes"}
+    with EmbeddedRedis(settings=durable, directory=kept) as server, redis.Redis.from_url(server.url) as client:
+        client.set("k", "v")
+    with EmbeddedRedis(settings=durable, directory=kept) as server, redis.Redis.from_url(server.url) as client:
+        assert client.get("k") == b"v"
+    shutil.rmtree(kept)
+
+
 @pytest.mark.parametrize("kind", EITHER)
 def test_a_setting_that_the_server_refuses_is_told_with_the_end_of_its_log(
     kind: type[EmbeddedPostgres | EmbeddedRedis],

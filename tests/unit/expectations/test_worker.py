@@ -5,19 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import psutil
+import pyarrow as pa
 import pytest
 
-from agui_pipelines.errors import SpecError, StagingError
+from agui_pipelines.errors import StagingError
+from agui_pipelines.expectations.frames import SNAPSHOT_RECORDS
 from agui_pipelines.expectations.runner import run_suite
-from agui_pipelines.expectations.worker import run_suite_apart, warm
+from agui_pipelines.expectations.suites import Frame, Stage, Suite, parse, shipped
+from agui_pipelines.expectations.worker import run_suites_apart, warm
 
-FRAME = pd.DataFrame(
-    {"state_id": ["a", "twice", "twice"], "id_length": [1, 5, 5], "size": [2, 2, 2], "json_valid": [True, True, False]}
-)
+ROWS: list[dict[str, Any]] = [
+    {"kind": "state", "state_id": "a", "id_length": 1, "size": 2, "json_valid": True},
+    {"kind": "state", "state_id": "twice", "id_length": 5, "size": 2, "json_valid": False},
+    {"kind": "state", "state_id": "twice", "id_length": 5, "size": 2, "json_valid": True},
+]
+TABLE = pa.Table.from_pylist(ROWS, SNAPSHOT_RECORDS)
+SUITES = [parse(stage, shipped(stage), "") for stage in (Stage.EXPORTED, Stage.STAGED)]
 
 
 @pytest.fixture
@@ -28,7 +34,9 @@ def worker() -> psutil.Process:
 
 
 def test_a_suite_finds_the_same_in_the_worker_as_here() -> None:
-    assert run_suite_apart("staged", FRAME) == run_suite("staged", FRAME)
+    found = run_suites_apart(SUITES, Frame.RECORDS, TABLE)
+    assert found == [run_suite(suite, Frame.RECORDS, TABLE) for suite in SUITES]
+    assert [len(report.failed) for report in found] == [2, 2]
 
 
 def test_warming_twice_starts_one_worker(worker: psutil.Process) -> None:
@@ -37,10 +45,11 @@ def test_warming_twice_starts_one_worker(worker: psutil.Process) -> None:
     assert again == [worker.pid]
 
 
-def test_what_is_no_suite_is_refused_as_it_is_here(tmp_path: Path, worker: psutil.Process) -> None:
-    with pytest.raises(SpecError, match=r"none\.json cannot be read"):
-        run_suite_apart("mine", FRAME, path=tmp_path / "none.json")
-    assert run_suite_apart("staged", FRAME).rows == len(FRAME)
+def test_what_breaks_in_the_worker_is_told_and_the_worker_goes_on(worker: psutil.Process) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)The suites broken broke.*left out an expectation"):
+        unheard = {"expectations": [{"type": "unheard", "kwargs": {}}]}
+        run_suites_apart([Suite(Stage.STAGED, "broken", unheard)], Frame.RECORDS, TABLE)
+    assert run_suites_apart(SUITES, Frame.RECORDS, TABLE)[0].rows == len(ROWS)
     assert worker.is_running()
 
 
@@ -48,8 +57,8 @@ def test_a_worker_that_dies_is_told_and_another_takes_its_place(worker: psutil.P
     worker.kill()
     worker.wait()
     with pytest.raises(StagingError, match="ended unexpectedly"):
-        run_suite_apart("staged", FRAME)
-    assert run_suite_apart("staged", FRAME).rows == len(FRAME)
+        run_suites_apart(SUITES, Frame.RECORDS, TABLE)
+    assert run_suites_apart(SUITES, Frame.RECORDS, TABLE)[0].rows == len(ROWS)
 
 
 def test_the_worker_ends_with_the_process_that_started_it_even_when_that_is_killed() -> None:

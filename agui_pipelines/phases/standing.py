@@ -1,0 +1,70 @@
+"""How a migration stands with its target, told from the ledger: what may be put back, what is proven, what is half done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from agui_pipelines.ledger import Entry, Ledger
+
+BACKUP: Final = "backup"
+BACKUP_DELETED: Final = "backup_deleted"
+BEGUN: Final = "import_begun"
+"""Recorded before the first write of an import, with the Dagster run in which that is."""
+LOCK_LOST: Final = "lock_lost"
+"""Recorded when a run had to stop as another migration may be writing to the target."""
+RESTORE_BEGUN: Final = "restore_begun"
+"""Recorded before a restore writes to the target."""
+RESTORE: Final = "restore"
+VALIDATE: Final = "validate"
+
+VOIDING: Final = (RESTORE_BEGUN, LOCK_LOST)
+"""After one of these, what was imported before is no longer there for sure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """See the module."""
+
+    outstanding: tuple[str, ...]
+    """Backups of the target that were neither put back nor made before a whole one was that has been, oldest first."""
+    unfinished: frozenset[str]
+    """Backups of which a restore has begun, and has not ended."""
+    proven: frozenset[str]
+    """Plans whose last import was validated, and has not been taken back since."""
+    lock_lost: frozenset[str]
+    """Plans during whose import the lock was lost, and that were not taken back since."""
+    begun: Entry | None
+    """The newest import that has begun."""
+
+
+def standing(ledger: Ledger) -> Standing:
+    outstanding: dict[str, None] = {}
+    unfinished: set[str] = set()
+    proven: set[str] = set()
+    lock_lost: set[str] = set()
+    begun = None
+    for entry in ledger.entries():
+        whole = not entry.plan_id
+        if entry.phase == BACKUP and entry.outputs["of"] == "target":
+            outstanding[entry.unit] = None
+        elif entry.phase == BACKUP_DELETED:
+            outstanding.pop(entry.unit, None)
+            unfinished.discard(entry.unit)
+        elif entry.phase == BEGUN:
+            begun = entry
+            proven.discard(entry.plan_id)
+        elif entry.phase == VALIDATE:
+            (proven.add if entry.outputs["passed"] else proven.discard)(entry.plan_id)
+        elif entry.phase == LOCK_LOST:
+            lock_lost.add(entry.plan_id)
+        elif entry.phase == RESTORE_BEGUN:
+            unfinished.add(entry.unit)
+            proven = set() if whole else proven - {entry.plan_id}
+        elif entry.phase == RESTORE:
+            unfinished.discard(entry.unit)
+            lock_lost.discard(entry.plan_id)
+            outstanding.pop(entry.unit, None)
+            if whole:  # what is there now is not what the backups made before would find under their ids
+                outstanding = {}
+    return Standing(tuple(outstanding), frozenset(unfinished), frozenset(proven), frozenset(lock_lost), begun)

@@ -1,0 +1,79 @@
+"""A run of the whole job holds the target's lock from its first step to its last, however it ends."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from agui_pipelines import spec
+from agui_pipelines.errors import LockedError
+from agui_pipelines.phases.session import Session
+
+
+@pytest.fixture
+def target(tmp_path):
+    return {"type": "file", "file_options": {"base_dir": str(tmp_path / "store"), "durable": False}}
+
+
+@pytest.fixture
+def watched(launcher):
+    """A migration whose transform notes whether the lock is held, and fails if it is told so."""
+    launcher.folder.joinpath("shapes_watching.py").write_text(
+        "from pathlib import Path\n"
+        "HERE = Path(__file__).parent\n"
+        "def watch(state_id, document):\n"
+        "    HERE.joinpath('seen').write_text(str(HERE.joinpath('store', '.agui-lock').exists()))\n"
+        "    if HERE.joinpath('interrupt').exists():\n"
+        "        raise KeyboardInterrupt\n"
+        "    return ('one' if HERE.joinpath('collide').exists() else state_id), document\n"
+    )
+    return launcher.but(transforms=[{"python": "shapes_watching:watch"}])
+
+
+def other(launcher):
+    return Session.open(spec.parse({**launcher.text, "name": "other"}, folder=launcher.folder))
+
+
+def seen(launcher):
+    return launcher.folder.joinpath("seen").read_text()
+
+
+def test_the_lock_is_held_before_anything_is_written_and_released_in_the_end(watched):
+    assert watched.launch().success
+    assert seen(watched) == "True"
+    with other(watched).exclusive():
+        pass
+    assert not watched.folder.joinpath("store", ".agui-lock").exists()
+
+
+def test_a_run_that_fails_releases_the_lock_and_leaves_nothing(watched):
+    watched.folder.joinpath("collide").touch()
+    assert not watched.launch().success
+    assert seen(watched) == "True"
+    assert not watched.folder.joinpath("store").exists()
+
+
+def test_a_run_that_is_interrupted_releases_the_lock_and_leaves_nothing(watched):
+    watched.folder.joinpath("interrupt").touch()
+    with pytest.raises((KeyboardInterrupt, dg.DagsterExecutionInterruptedError)):
+        watched.launch(check=True)
+    assert seen(watched) == "True"
+    assert not watched.folder.joinpath("store").exists()
+
+
+def test_a_second_run_is_refused_before_it_reads_anything(watched):
+    with other(watched).exclusive():
+        with pytest.raises(dg.DagsterResourceFunctionError) as refused:
+            watched.launch(check=True)
+        assert not watched.folder.joinpath(".agui", "launched", "snapshots").exists()
+    failure = refused.value.__cause__
+    assert isinstance(failure, dg.Failure)
+    assert "The migration 'other' (process" in (failure.description or "")
+    assert isinstance(failure.__cause__, LockedError)
+
+
+def test_a_dry_run_and_a_validation_need_no_lock(watched):
+    assert watched.launch().success
+    with other(watched).exclusive():
+        assert watched.launch("validate").success
+        assert watched.launch("dry_run", dry_run=True).success

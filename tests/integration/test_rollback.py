@@ -1,0 +1,152 @@
+"""What is taken back, and what is not: only the newest import, only once, and nothing that somebody relies on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from agui_pipelines.errors import RefusedError
+from agui_pipelines.expectations.runner import Expectation, SuiteReport
+from agui_pipelines.ledger import Entry
+from agui_pipelines.phases import backup
+from agui_pipelines.phases.import_ import import_
+from agui_pipelines.phases.plan import plan
+from agui_pipelines.phases.rollback import after_failure, rollback
+from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, RESTORE_BEGUN
+from agui_pipelines.phases.validate import validate
+
+
+@pytest.fixture
+def store(opened, config):
+    return opened(config("file", "target"))
+
+
+@pytest.fixture
+def move(migration, config, opened, store):
+    """A migration of two states into files that hold another version of the first."""
+    source = opened(first := config("redis", "source"))
+    source.prepare()
+    source.set_state("one", b'{"from":"source"}')
+    source.set_state("two", b'{"from":"source"}')
+    store.prepare()
+    store.set_state("one", b'{"from":"before"}')
+    return migration(source=first, target=config("file", "target"))
+
+
+def run_of(move, run_id):
+    """A run up to its import, as Dagster numbers it."""
+    session, made = move.stage()
+    session = replace(session, run_id=run_id)
+    import_(session, made, [r.name for r in made.ranges])
+    return session, made
+
+
+def documents(store):
+    return {id_: json.loads(store.get_state(id_))["from"] for id_ in store.list_states()}
+
+
+MOVED = {"one": "source", "two": "source"}
+BEFORE = {"one": "before"}
+
+
+def test_what_a_failed_run_imported_is_taken_back(move, store):
+    run_of(move, "first")
+
+    assert after_failure(move.session(), "first").status == "rolled_back"
+    assert documents(store) == BEFORE
+
+
+def test_a_failed_run_is_not_taken_back_once_another_one_has_imported(move, store):
+    run_of(move, "first")
+    session, made = run_of(move, "second")
+    assert validate(session, made).passed
+
+    assert after_failure(move.session(), "first").status == "kept"
+    assert after_failure(move.session(), "second").status == "kept"
+    assert documents(store) == MOVED
+
+
+def test_after_the_lock_was_lost_nothing_is_taken_back_and_all_is_imported_again(move, store):
+    session, made = run_of(move, "first")
+    session.ledger.record(Entry(LOCK_LOST, made.plan_id))
+    store.delete_state("two")  # somebody else wrote meanwhile
+
+    session, made = run_of(move, "second")
+
+    assert validate(session, made).passed
+    session.ledger.record(Entry(BEGUN, made.plan_id, outputs={"run_id": "third", "ranges": ["00"]}))
+    assert after_failure(move.session(), "third").status == "kept"
+    assert documents(store) == MOVED
+
+
+def test_a_rollback_repeated_does_not_take_back_the_migration_before(move, store):
+    assert move.run().validation.passed
+    before = documents(store)
+    store.set_state("one", b'{"from":"users"}')
+    assert move.run().validation.passed
+    rollback(move.session())
+    assert documents(store) == before | {"one": "users"}
+
+    with pytest.raises(RefusedError, match="nothing to roll back"):
+        rollback(move.session())
+
+    assert documents(store) == before | {"one": "users"}
+
+
+def test_a_rollback_does_not_mean_a_backup_that_was_made_by_hand_since(move, store):
+    run_of(move, "first")
+    backup.create(move.session())
+
+    rollback(move.session())
+
+    assert documents(store) == BEFORE
+
+
+def test_after_a_whole_store_was_put_back_the_next_import_backs_up_anew(move, store):
+    whole = backup.create(move.session())
+    run_of(move, "first")
+    backup.restore(move.session(), whole)
+    store.set_state("two", b'{"from":"users"}')
+
+    run_of(move, "second")
+
+    assert documents(store) == MOVED
+    assert after_failure(move.session(), "second").status == "rolled_back"
+    assert documents(store) == BEFORE | {"two": "users"}
+
+
+def test_a_backup_that_is_being_put_back_is_not_deleted(move, store):
+    session, made = run_of(move, "first")
+    assert validate(session, made).passed
+    [first] = backup.outstanding(session)
+    session.ledger.record(Entry(RESTORE_BEGUN, made.plan_id, first.backup_id))
+
+    assert backup.prune(session, keep=0) == []
+    with pytest.raises(RefusedError):
+        backup.delete(session, first)
+
+
+def test_records_that_refuse_expectations_are_not_imported_by_a_later_run(move, store):
+    session, made = move.stage()
+    failed = Expectation(
+        number=1,
+        type="expect_x",
+        column="size",
+        frame="records",
+        severity="critical",
+        passed=False,
+        considered=2,
+        unexpected=1,
+        mostly=1,
+        failing_ids=("one",),
+        detail="",
+    )
+    reports = [asdict(SuiteReport("staged", "staged", 2, (failed,)))]
+    session.ledger.record(Entry("expect_staged", made.plan_id, outputs={"passed": False, "reports": reports}))
+
+    with pytest.raises(RefusedError, match="expect_x"):
+        import_(session, plan(move.session()), ["00"])
+
+    assert documents(store) == BEFORE
