@@ -48,9 +48,10 @@ def postgres_server() -> Iterator[str]:
 def fresh_redis(redis_server: str) -> Iterator[Callable[[], str]]:
     """Call it for the URL of an empty Redis database; each call within a test gives another one."""
     used: list[str] = []
+    first = 4 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # they may share a server
 
     def make() -> str:
-        url = f"{redis_server}/{len(used)}"
+        url = f"{redis_server}/{first + len(used)}"
         used.append(url)
         with redis.Redis.from_url(url) as client:
             client.flushdb()

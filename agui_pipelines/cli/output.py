@@ -39,6 +39,8 @@ PHASES: Final = {
     "restore_others": "Look for more",
     "restore_proof": "Prove",
 }
+UNFOLDED: Final = 100_000
+"""Columns of what is no terminal: a program reads it line by line."""
 PLAIN_SECONDS: Final = 5.0
 """How often a plain line is printed for a phase that goes on, when standard error is no terminal."""
 
@@ -183,10 +185,10 @@ def rows(title: str, values: Mapping[str, object]) -> None:
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
-    """A table with a heading on standard output."""
+    """A table with a heading on standard output, in which nothing is cut: folded on a terminal, one line a row elsewhere."""
     found = Table(box=None, padding=(0, 2, 0, 0))
     for column in columns:
-        found.add_column(column, no_wrap=True)
+        found.add_column(column, overflow="fold")
     for line in lines:
         found.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in line))
-    stdout.print(found, soft_wrap=True)
+    stdout.print(found, width=None if stdout.is_terminal else UNFOLDED)

@@ -24,7 +24,7 @@ GRAPH = {
     "validation_report": {"target_states"},
     "import_preview": {"staged_snapshot"},
 }
-RANGED = {"exported_snapshot", "staged_snapshot", "target_backup", "target_states"}
+RANGED = ["exported_snapshot", "staged_snapshot", "target_backup", "target_states"]
 
 
 def specs():

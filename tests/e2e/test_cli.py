@@ -30,7 +30,7 @@ from agui_pipelines.phases.session import Session
 CHECKOUT = Path(__file__).resolve().parents[2]
 PASSWORD = "c4n4ry-5f3e9b21"
 STATES = 400
-LARGE = 12_000
+LARGE = 6_000
 NUMBERS = ["total_states", "migrated_states", "normalised_states"]
 LISTS = ["missing_states", "corrupted_states", "extra_states", "errors"]
 
@@ -356,7 +356,7 @@ def test_what_was_loaded_and_does_not_meet_a_suite_exits_1(command, expecting, d
     assert documents() == {}
 
 
-@pytest.mark.parametrize("stage", ["exported", "staged"])
+@pytest.mark.parametrize("stage", [pytest.param("exported", marks=pytest.mark.long), "staged"])
 def test_a_warning_is_told_and_stops_nothing(command, expecting, documents, stage):
     file = expecting(stage, no_more_than(13, "warning"))
 
@@ -815,7 +815,13 @@ def test_flags_that_contradict_a_configuration_are_refused(command, guides_files
 # Interruptions
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.long),  # see test_interrupted.py
+        pytest.param(signal.SIGKILL, id="kill -9"),
+    ],
+)
 def test_a_run_that_is_stopped_leaves_nothing_running_and_is_resumed(
     start, command, legacy, text, written, dagster_home, number
 ):

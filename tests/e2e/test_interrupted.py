@@ -114,7 +114,7 @@ PHASES = [
     ("expect", signal.SIGTERM, pytest.mark.long),
     ("import", signal.SIGINT, pytest.mark.long),
     ("import", signal.SIGTERM, ()),
-    ("validate", signal.SIGINT, ()),
+    ("validate", signal.SIGINT, pytest.mark.long),
     ("validate", signal.SIGTERM, pytest.mark.long),
 ]
 

@@ -76,7 +76,7 @@ def test_a_second_run_is_refused_and_runs_once_the_first_was_killed(running, com
     assert not (tmp_path / "store" / ".agui-lock").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_interrupted_run_releases_the_lock(running, number, tmp_path):
     lock = tmp_path / "store" / ".agui-lock"
     assert json.loads(json.loads(lock.read_bytes())["owner"])["migration"] == "first"

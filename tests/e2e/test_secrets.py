@@ -108,7 +108,7 @@ def ends(guarded_redis, guarded_postgres):
     }
 
 
-@pytest.fixture(params=["literally", "by variables"])
+@pytest.fixture(params=["literally", pytest.param("by variables", marks=pytest.mark.long)])
 def ends_as_written(request, ends, monkeypatch):
     """How a migration file gives them."""
     if request.param == "literally":

@@ -472,7 +472,7 @@ def test_of_a_source_that_is_no_longer_there_it_cannot_be_told_and_all_else_is(m
         source = opened(first)
         fill(source)
         source.close()
-        move = migration(source=first, target=second)
+        move = migration(source=first, target=second, limits={"retries": 1})
         assert move.run().validation.passed
     removed(opened(second), Kind.STATE, "s3")
 

@@ -23,7 +23,7 @@ from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.phases.validate import ValidationReport, require_passed, validate
 from agui_pipelines.progress import Progress
-from tests.e2e.conftest import agui_migrate, dagster_home, start  # noqa: F401 - fixtures
+from tests.e2e.conftest import agui_migrate, command, dagster_home, start  # noqa: F401 - fixtures
 from tests.integration.conftest import Move
 from tests.integration.faults.proxy import Fault, Proxy, Swallower
 

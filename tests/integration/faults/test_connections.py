@@ -298,7 +298,7 @@ def test_a_redis_whose_first_words_are_cut_is_said_to_be_out_of_reach(place, bet
 
 @pytest.mark.parametrize(("refused", "code"), [(0, 0), (10**9, 1)])
 def test_the_command_tells_that_it_tries_again_and_what_came_of_it(
-    place, between, proxied, written, agui_migrate, refused, code
+    place, between, proxied, written, command, refused, code
 ):
     source, target = place("redis_keys", "source"), place("redis", "target")
     fill(source, ONLY_STATES)
@@ -306,7 +306,7 @@ def test_the_command_tells_that_it_tries_again_and_what_came_of_it(
     proxy = proxied(target["connection_url"], Fault("away", "up", 20_000 + size // 2, count=refused))
     move = between(source, through(target, proxy), limits={"retries": 2})
 
-    said = agui_migrate("run", written(move))
+    said = command("run", written(move))
 
     assert said.code == code, said.err
     assert re.search(r"^\w+: .* Trying again in \d+\.\d s \(1 of 2\)\.$", said.err, re.MULTILINE), said.err

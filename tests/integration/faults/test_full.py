@@ -47,7 +47,7 @@ def test_a_workspace_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_
     with tiny_disk(tmp_path / "disk", 3_000_000) as enlarge:
         move = between(source, target, workspace=str(tmp_path / "disk" / "agui"))
 
-        said = agui_migrate("run", written(move))
+        said = agui_migrate("run", written(move))  # whose end frees the disk
 
         assert said.code == 1
         assert "No space left on device" in said.error
@@ -105,14 +105,14 @@ def test_a_limit_on_the_size_of_files_is_an_error(place, between, written):
     assert held(target) == VALUES
 
 
-def test_a_redis_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_room(place, between, written, agui_migrate):
+def test_a_redis_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_room(place, between, written, command):
     source = place("redis_keys", "source")
     fill(source, CONTENT)
     with EmbeddedRedis(settings={"maxmemory": "6mb", "maxmemory-policy": "noeviction"}) as server:
         target = {"type": "redis", "connection_url": server.url}
         move = between(source, target)
 
-        said = agui_migrate("run", written(move))
+        said = command("run", written(move))
 
         assert said.code == 1
         assert "OOM" in said.error

@@ -20,14 +20,14 @@ FEW = made_up(random.Random(20250716), 200)
 FEW_STATES = {key: value for key, value in FEW.items() if key[0] == "state"}
 
 
-def test_one_write_in_ten_thousand_that_redis_never_got_is_named(place, between, proxied, written, agui_migrate):
+def test_one_write_in_ten_thousand_that_redis_never_got_is_named(place, between, proxied, written, command):
     source, target = place("redis_keys", "source"), place("redis", "target")
     fill(source, CONTENT)
     swallower = Swallower(lambda number: number % 10_000 == 6_543)
     proxy = proxied(target["connection_url"], swallower=swallower)
     move = between(source, through(target, proxy), parallelism=2, batch_size=1000)
 
-    said = agui_migrate("run", written(move), "--json")
+    said = command("run", written(move), "--json")
 
     [key] = swallower.swallowed
     lost = key.decode().removeprefix("ag-ui:state:state:")
@@ -70,14 +70,14 @@ def test_a_row_that_a_trigger_of_postgresql_swallows_is_named(place, between, ta
     assert held(target) == as_values(FEW)
 
 
-def test_a_redis_that_evicts_what_it_was_given_is_found_out(place, between, written, agui_migrate):
+def test_a_redis_that_evicts_what_it_was_given_is_found_out(place, between, written, command):
     source = place("redis_keys", "source")
     fill(source, CONTENT)
     with EmbeddedRedis(settings={"maxmemory": "5mb", "maxmemory-policy": "allkeys-lru"}) as server:
         target = {"type": "redis", "connection_url": server.url}
         move = between(source, target, batch_size=1000)
 
-        said = agui_migrate("run", written(move), "--json")
+        said = command("run", written(move), "--json")
 
         assert said.code in (1, 3)
         assert said.error

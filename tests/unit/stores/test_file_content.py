@@ -130,7 +130,9 @@ def test_compressed_files_are_unpacked_and_can_be_read_as_they_are(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "packed", [b"\x1f\x8b", b"\x1f\x8bnonsense!", gzip.compress(b"{}" * 99)[:-9], gzip.compress(b"{}") + b"x"]
+    "packed",
+    [b"\x1f\x8b", b"\x1f\x8bnonsense!", gzip.compress(b"{}" * 99)[:-9], gzip.compress(b"{}") + b"x"],
+    ids=["begun", "nonsense", "cut off", "followed by more"],
 )
 def test_a_damaged_compressed_file_is_told_with_its_bytes(tmp_path: Path, packed: bytes) -> None:
     file = tmp_path / "a.json"
