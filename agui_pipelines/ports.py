@@ -285,6 +285,14 @@ class Store(Reader, Protocol):
         """
         ...
 
+    def times(self, batch: pa.RecordBatch) -> dict[str, pa.Int64Array]:
+        """When states (bare or digested) were made and changed, as far as this store keeps it, by column.
+
+        Two numbers are equal if the store cannot tell the times apart; null where there is none, or none that it can keep.
+        Columns for which it has no place are left out. Does not connect, and may be called by several threads at once.
+        """
+        ...
+
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
         """Upsert a batch (bare or digested; at most one row an id), atomically where the backend can. Idempotent."""
         ...

@@ -2,7 +2,7 @@
 
 A backup is of a whole store, or of what the target holds under the ids (with their histories) that a plan is about to write.
 It lies in the workspace: a catalogue of the ids, and a sealed snapshot for each key range of it. Restoring writes everything
-back, removes under those ids what was not there before, and proves the outcome by digest.
+back, removes under those ids what was not there before, and proves the outcome by digest and by the times that are kept.
 """
 
 from __future__ import annotations
@@ -421,7 +421,7 @@ def require_restored(session: Session, backup: Backup) -> int:
     opened = partial(_opened, session, backup.of)
     meter = session.meter("restore_proof", total=sum(backup.records.values()))
     snapshots = _snapshots(session, backup)
-    there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup), expiry=True)
+    there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup), expiry=True, times=True)
     with there as (comparison, unreadable):
         found = {kind: comparison.result(kind) for kind in Kind}
     wrong = [
@@ -431,6 +431,7 @@ def require_restored(session: Session, backup: Backup) -> int:
             ("missing", result.missing),
             ("different", result.corrupted),
             ("with another expiry", result.untimely),
+            ("with another time of creation or update", result.misdated),
             ("too many", result.extra),
         )
         if ids.count

@@ -37,7 +37,7 @@ class Recheck:
     """What a second look at the target found."""
 
     records: int = 0
-    """Looked at again, as they were missing, corrupted, or had another expiry."""
+    """Looked at again, as they were missing, corrupted, or had another expiry, creation or update."""
     settled: int = 0
     """Of these, how many were as they should be."""
 

@@ -173,6 +173,11 @@ class FileStore:
         timestamps = pa.array([_loses_time(created, updated) for created, updated in times], pa.bool_())
         return losing({"expiry": batch.column("expires_at").is_valid(), "timestamps": timestamps, **layout})
 
+    def times(self, batch: pa.RecordBatch) -> dict[str, pa.Int64Array]:
+        """The update, in nanoseconds."""
+        kept = [kept_mtime(updated_at) for updated_at in _column(batch, "updated_at")]
+        return {"updated_at": pa.array(kept, pa.int64())}
+
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
         """Nothing of the batch is visible until all of it is written aside; then file by file is put in its place.
 

@@ -202,6 +202,10 @@ class PostgresStore:
     def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
         return postgresql_limits.losses(kind, batch)
 
+    def times(self, batch: pa.RecordBatch) -> dict[str, pa.Int64Array]:
+        """Both, in microseconds."""
+        return postgresql_limits.times(batch)
+
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
         """A time that a state does not give is the present one for a new row; a row that is there keeps its creation time,
         and gets a new update time if it changes. A row whose document is spelled otherwise (1.0 for 1) does change.

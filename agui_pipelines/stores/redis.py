@@ -206,6 +206,10 @@ class RedisStore:
             {"timestamps": pc.or_(batch.column("created_at").is_valid(), batch.column("updated_at").is_valid())}
         )
 
+    def times(self, batch: pa.RecordBatch) -> dict[str, pa.Int64Array]:  # noqa: ARG002 - whatever they are
+        """None."""
+        return {}
+
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
         """Upsert a batch; atomic for each key, and the rows of a batch do not become visible together.
 

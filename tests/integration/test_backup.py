@@ -6,6 +6,7 @@ import io
 import time
 from pathlib import Path
 
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -124,6 +125,34 @@ def test_what_an_import_replaced_and_added_is_put_back_and_taken_away(migration,
     again = backup.restore(session, made)
     assert again.removed == {"state": 0, "version": 0, "snapshot": 0}
     assert everything(store) == before
+
+
+def test_a_target_that_does_not_take_its_times_back_is_not_called_restored(migration, ends):
+    first, second, _ = ends("postgresql")
+    session, _, made = imported(migration(source=first, target=second))
+    with psycopg.connect(second["connection_url"], autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN NEW.updated_at := clock_timestamp(); RETURN NEW; END'"
+        )
+        connection.execute("CREATE TRIGGER touch BEFORE UPDATE ON ag_states FOR EACH ROW EXECUTE FUNCTION touch()")
+
+        with pytest.raises(BackupError, match=r"2 states with another time of creation or update \('same', 'shared'\)"):
+            backup.restore(session, made)
+
+        connection.execute("DROP TRIGGER touch ON ag_states")
+    backup.restore(session, made)
+
+
+def test_a_file_that_was_touched_since_is_not_as_it_was(migration, ends):
+    first, second, _ = ends("file")
+    session, _, made = imported(migration(source=first, target=second))
+    backup.restore(session, made)
+    [shared] = Path(second["file_options"]["base_dir"]).glob("states/*/shared.json")
+    shared.touch()
+
+    with pytest.raises(BackupError, match=r"another time of creation or update \('shared'\)"):
+        backup.require_restored(session, made)
 
 
 @pytest.mark.parametrize("destination", BACKENDS)

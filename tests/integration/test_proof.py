@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import threading
+from pathlib import Path
 
+import psycopg
 import pyarrow as pa
 import pytest
 import redis
+from psycopg import sql
 
 from agui_pipelines.canonical import LARGE
 from agui_pipelines.embedded import EmbeddedRedis
@@ -19,9 +23,11 @@ from agui_pipelines.phases.integrity import ORPHANS
 from agui_pipelines.phases.plan import current, is_open
 from agui_pipelines.phases.validate import PHASE, report_name, require_passed, validate
 from agui_pipelines.records import SCHEMAS, Kind
+from agui_pipelines.stores.bodies import nanoseconds
 
 BACKENDS = ["file", "redis", "postgresql"]
 TIME = "2025-07-14T09:30:15.123456Z"
+THEN = "2024-02-29T23:59:59.5Z"
 CANARY = "canary-77c1"
 BIG = b"123456789012345678901234567890"
 
@@ -233,6 +239,106 @@ def test_expiries_are_not_compared_where_the_target_has_no_place_for_them(migrat
 
     assert report.passed
     assert (report.expiry_compared, report.kinds["state"].untimely.count) == (False, 0)
+
+
+# Times
+
+
+@pytest.fixture
+def dated(migration, config, opened):
+    """A migration of states with times, done, between two stores of a kind; gives it and what changes a state's times."""
+
+    def make(kind, **more):
+        first, second = config(kind, "first"), config(kind, "second")
+        rows = [state(f"s{i}", b'{"n":%d}' % i, created_at=THEN, updated_at=TIME) for i in range(5)]
+        written(opened(first), Kind.STATE, *rows)
+        move = migration(source=first, target=second, **more)
+        assert move.run().validation.passed
+
+        def date(state_id, **times):
+            if kind == "postgresql":
+                for column, time in times.items():
+                    with psycopg.connect(second["connection_url"]) as connection:
+                        query = sql.SQL("UPDATE ag_states SET {} = %s WHERE state_id = %s")
+                        connection.execute(query.format(sql.Identifier(column)), (time, state_id))
+            else:
+                [path] = Path(second["file_options"]["base_dir"]).glob(f"states/*/{state_id}.json")
+                os.utime(path, ns=(nanoseconds(times["updated_at"]),) * 2)
+
+        return move, date
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "others", "found", "compared"),
+    [
+        ("file", {"s1": {"updated_at": "2025-07-14T09:30:15.123456001Z"}}, ("s1",), ["updated_at"]),
+        (
+            "postgresql",
+            {
+                "s0": {"created_at": THEN, "updated_at": TIME},
+                "s1": {"updated_at": "2025-07-14T09:30:15.123457Z"},
+                "s2": {"created_at": "2024-02-29T23:59:59.500001Z"},
+                "s3": {"created_at": None},
+            },
+            ("s1", "s2", "s3"),
+            ["created_at", "updated_at"],
+        ),
+    ],
+)
+def test_another_time_is_found_to_the_last_digit_that_the_target_keeps(dated, kind, others, found, compared):
+    move, date = dated(kind, accept_losses=[])
+    for state_id, times in others.items():
+        date(state_id, **times)
+
+    report = move.validate()
+
+    assert report.kinds["state"].misdated.ids == found
+    assert (report.kinds["state"].migrated, report.kinds["state"].untimely.count) == (5, 0)
+    assert not report.passed
+    public = report.to_dict()
+    assert (public["timestamps_compared"], public["timestamp_states_count"]) == (compared, len(found))
+    with pytest.raises(ValidationFailedError, match=f"{len(found)} states with another time of creation or update"):
+        require_passed(report)
+    assert move.run(fresh=True).validation.passed
+
+
+@pytest.mark.parametrize("kind", ["file", "postgresql"])
+def test_another_time_is_told_and_does_no_harm_where_its_loss_is_accepted(dated, kind):
+    move, date = dated(kind, accept_losses=["timestamps"])
+    date("s2", updated_at=THEN)
+
+    report = move.validate()
+
+    assert report.passed
+    assert report.kinds["state"].misdated.ids == ("s2",)
+
+
+def test_a_time_that_is_there_at_a_second_look_is_no_mismatch(dated):
+    move, date = dated("postgresql", accept_losses=[])
+    date("s2", updated_at=THEN)
+    date("s3", updated_at=THEN)
+
+    report = validated_while(move, lambda: date("s2", updated_at=TIME))
+
+    assert (report.recheck.records, report.recheck.settled) == (2, 1)
+    assert report.kinds["state"].misdated.ids == ("s3",)
+
+
+def test_times_that_were_not_staged_or_have_no_place_are_not_compared(migration, config, opened):
+    first, second, third = config("redis", "first"), config("postgresql", "second"), config("redis", "third")
+    written(opened(first), Kind.STATE, state("s"))
+    there = migration(source=first, target=second, accept_losses=[]).run().validation
+    written(opened(second), Kind.STATE, state("s", created_at=THEN, updated_at=TIME))
+    back = migration(name="back", source=second, target=third, accept_losses=["timestamps"]).run().validation
+
+    assert (there.passed, there.kinds["state"].misdated.count) == (True, 0)
+    assert (back.passed, back.kinds["state"].misdated.count) == (True, 0)
+    assert (there.to_dict()["timestamps_compared"], back.to_dict()["timestamps_compared"]) == (
+        ["created_at", "updated_at"],
+        [],
+    )
 
 
 # Referential integrity
