@@ -77,10 +77,25 @@ def held_by(keys: frozenset[bytes], batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch if all(held) else batch.filter(pa.array(held, pa.bool_()))
 
 
-def owned_by(keys: frozenset[bytes], name: bytes) -> bool:
-    """Whether something named ``<state>`` or ``<state>/<record>`` belongs to one of the keys; both parts may hold a ``/``."""
+def owners(name: bytes) -> list[bytes]:
+    """Whose something named ``<state>`` or ``<state>/<record>`` can be; both parts may hold a ``/``."""
     parts = name.split(b"/")
-    return any(b"/".join(parts[:count]) in keys for count in range(1, len(parts) + 1))
+    return [b"/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def owned_by(keys: frozenset[bytes], name: bytes) -> bool:
+    """Whether something of this name belongs to one of the keys; see `owners`."""
+    return any(owner in keys for owner in owners(name))
+
+
+def listed(catalogue: pq.ParquetFile, keys: Iterable[bytes]) -> frozenset[bytes]:
+    """Which of some keys a catalogue lists. Reads all of it, batch by batch."""
+    wanted = pa.array(set(keys), pa.binary())
+    found: set[bytes] = set()
+    for batch in catalogue.iter_batches(_ROWS, columns=["key"]):
+        column = batch.column("key")
+        found.update(column.filter(pc.is_in(column, wanted)).to_pylist())
+    return frozenset(found)
 
 
 def range_names(count: int) -> tuple[str, ...]:

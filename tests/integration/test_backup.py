@@ -290,6 +290,52 @@ def test_what_cannot_be_read_and_was_not_there_before_is_removed_too(migration, 
     assert everything(store) == before
 
 
+@pytest.fixture
+def two_redis(migration, config, opened):
+    """A migration between two Redis stores of states in every key range, with versions; and a client of the target."""
+    first, second = config("redis", "first"), config("redis", "second")
+    source = opened(first)
+    ids = [f"{letter}{separator}{n}" for letter in "aeimquy" for separator in ("", ":", "/") for n in range(3)]
+    written(source, Kind.STATE, *({"state_id": id_, "data": b"{}"} for id_ in ids))
+    written(source, Kind.VERSION, *(version(id_, f"v of {id_}") for id_ in ids))
+    with redis.Redis.from_url(second["connection_url"]) as client:
+        yield migration(source=first, target=second), client, ids
+
+
+def bodies_of(client, *ids):
+    """Leave bodies without sorted sets, as a connection does that breaks between the two."""
+    client.mset({f"ag-ui:state:version:{id_}:{name}": b'{"ID":"%b"}' % name.encode() for id_, name in ids})
+
+
+@pytest.mark.parametrize("scope", ["ids of a plan", "whole store"])
+def test_bodies_that_no_sorted_set_names_are_removed_in_every_key_range(two_redis, scope):
+    move, client, ids = two_redis
+    session, plan = move.stage()
+    made = backup.create(session)
+    if scope == "ids of a plan":
+        bodies_of(client, ("another", "lost"))
+        made = backup.ensure(session, plan, staged_ranges(session, plan).values())
+    import_(session, plan, ["01"])
+    bodies_of(client, *((id_, f"v of {id_}") for id_ in ids), *((id_, f"more {n}") for id_ in ids for n in range(30)))
+
+    report = backup.restore(session, made)
+
+    left = {b"ag-ui:state:version:another:lost"} if scope == "ids of a plan" else set()
+    assert set(client.keys("*")) == left
+    assert report.removed["version"] == 31 * len(ids)
+
+
+def test_a_body_that_no_sorted_set_names_stops_the_import_whatever_its_key_range(two_redis):
+    move, client, ids = two_redis
+    session, plan = move.stage()
+    bodies_of(client, *((id_, "lost") for id_ in ids))
+
+    with pytest.raises(BackupError) as refused:
+        backup.ensure(session, plan, staged_ranges(session, plan).values())
+
+    assert sorted(refused.value.data["ids"]) == sorted(f"{id_}/lost" for id_ in ids)
+
+
 def test_what_cannot_be_read_after_a_restore_is_not_called_restored(migration, ends):
     first, second, _ = ends("file")
     base = Path(second["file_options"]["base_dir"])
