@@ -203,6 +203,15 @@ class Consistent(Protocol):
 
 
 @runtime_checkable
+class Clocked(Protocol):
+    """A reader of a place where records expire by a clock of its own, which need not go as ours does."""
+
+    def now(self) -> int:
+        """What that clock says: milliseconds since the epoch. Connects."""
+        ...
+
+
+@runtime_checkable
 class Stamping(Protocol):
     """A reader that writes into documents when they were migrated."""
 
@@ -233,7 +242,7 @@ class Transaction(Protocol):
 
 
 @runtime_checkable
-class Store(Reader, Protocol):
+class Store(Reader, Clocked, Protocol):
     """An AG-UI store: the reading side, batch writing for migrations, and the single-record operations of the reference.
 
     Documents are JSON text. Every method raises `ConnectionFailedError` or `StoreError`, never a driver's exception.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from agui_pipelines.phases.observation import (
     Take,
     Unreadable,
     Within,
+    clock,
     observe,
     spans_of_ids,
 )
@@ -129,7 +129,7 @@ class Comparison:
             self.folder / "compare.duckdb",
             config={**DUCKDB, "temp_directory": str(self.folder)},
         )
-        self._expiry = expiry
+        self.expiry = expiry
         self._times = times or _no_times
         self.times = tuple(self._times(pa.RecordBatch.from_pylist([], STATE)))
         """Columns of the times that are compared."""
@@ -205,10 +205,13 @@ class Comparison:
             last = rows[-1]
             yield pa.RecordBatch.from_pylist([dict(zip(names, row, strict=False)) for row in rows], schema)
 
-    def join(self) -> None:
-        """Join both sides, once everything has been expected and observed."""
+    def join(self, now: int | None = None) -> None:
+        """Join both sides, once everything has been expected and observed.
+
+        `now` is the time by the clock of the store, taken after it was observed: what had expired by then is rightly gone.
+        """
         self._flush()
-        self._join("CREATE TABLE joined AS", "expected", "actual")
+        self._join("CREATE TABLE joined AS", "expected", "actual", now)
 
     def doubt(self) -> int:
         """Choose the ids under which something is missing, corrupted or has another time; how many there are."""
@@ -229,12 +232,15 @@ class Comparison:
         [(count,)] = self.query(f"SELECT count(*) FROM joined WHERE {_DOUBTFUL}")  # noqa: S608
         return int(count)
 
-    def join_again(self) -> None:
-        """Put what a second look saw in the place of what was there at the first, under all ids that are doubtful."""
+    def join_again(self, now: int | None = None) -> None:
+        """Put what a second look saw in the place of what was there at the first, under all ids that are doubtful.
+
+        `now` as for `join`.
+        """
         self._flush()
         for table in ("actual", "joined"):
             self.query(f"DELETE FROM {table} WHERE id IN (SELECT id FROM doubtful)")  # noqa: S608 - one of two names
-        self._join("INSERT INTO joined", "(SELECT * FROM expected SEMI JOIN doubtful USING (id))", "again")
+        self._join("INSERT INTO joined", "(SELECT * FROM expected SEMI JOIN doubtful USING (id))", "again", now)
         self.query("INSERT INTO actual SELECT * FROM again")
 
     def first(self, kind: Kind, status: str, count: int) -> list[tuple[str, str]]:
@@ -268,11 +274,11 @@ class Comparison:
             self._connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608 - a name of ours
             self._connection.unregister("incoming")
 
-    def _join(self, into: str, expected: str, actual: str) -> None:
+    def _join(self, into: str, expected: str, actual: str, now: int | None) -> None:
         self.query(
             f"{into} {_JOINED.format(expected=expected, actual=actual)}",
-            now=int(time.time() * 1000),
-            expiry=self._expiry,
+            now=now,
+            expiry=self.expiry,
             tolerance=EXPIRY_MILLISECONDS,
         )
 
@@ -390,7 +396,7 @@ def compared(
                 keys = sum(key_range.keys for key_range in found.ranges)
         only = within is not None or ids is not None
         observe(session, opened, spans, meter, comparison.observing, unreadable, keys=keys, only=only)
-        comparison.join()
+        comparison.join(clock(session, opened, meter) if expiry else None)
         yield comparison, unreadable
 
 

@@ -147,6 +147,12 @@ def observe(
         session.in_parallel(lambda some: retried(session, meter, partial(one, some)), spans)
 
 
+def clock(session: Session, opened: OpenedStore, meter: Meter) -> int:
+    """What time it is for a store, by the clock by which what it holds expires; see `ports.Clocked`."""
+    with opened() as store:
+        return retried(session, meter, store.now)
+
+
 @dataclass(slots=True)
 class Unreadable:
     """Counts what a store holds that is no valid record, and names the first of it."""

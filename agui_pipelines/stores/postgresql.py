@@ -77,6 +77,10 @@ class PostgresStore:
         with self._connections.lent(Work.RECORD) as connection:
             return server_name(connection)
 
+    def now(self) -> int:
+        with self._connections.lent(Work.RECORD) as connection:
+            return int(value(connection, "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"))
+
     def check(self) -> None:
         with self._connections.lent(Work.RECORD) as connection:
             examine(connection, self._tables)

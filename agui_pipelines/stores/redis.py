@@ -99,6 +99,9 @@ class RedisStore:
         self.ping()
         return True
 
+    def now(self) -> int:
+        return self._wire.now()
+
     def keys(self) -> Iterator[pa.RecordBatch]:
         families = self._layout.families
         for page in self._wire.scan(glob_escaped(self._layout.prefix) + b"*"):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import psycopg
@@ -184,10 +185,11 @@ def two_redis(config, opened, migration):
     """A migration of mortal states between two Redis stores, done; and a client of the target."""
     clients = []
 
-    def make(**more):
+    def make(*, left=None, **more):
         first, second = config("redis", "first"), config("redis", "second")
         source = opened(first)
-        rows = [state(f"s{i}", expires_at=4_000_000_000_500) for i in range(5)]
+        moment = 4_000_000_000_500 if left is None else round(time.time() * 1000) + left
+        rows = [state(f"s{i}", expires_at=moment) for i in range(5)]
         written(source, Kind.STATE, *rows, state("immortal"))
         move = migration(source=first, target=second, **more)
         assert move.run().validation.passed
@@ -239,6 +241,53 @@ def test_expiries_are_not_compared_where_the_target_has_no_place_for_them(migrat
 
     assert report.passed
     assert (report.expiry_compared, report.kinds["state"].untimely.count) == (False, 0)
+
+
+@pytest.fixture
+def skewed(monkeypatch):
+    """Sets the clock of this machine ten minutes on (1) or back (-1); that of the servers stays."""
+    true = time.time
+    return lambda direction: monkeypatch.setattr(time, "time", lambda: true() + direction * 600)
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_what_should_not_have_expired_yet_by_the_clock_of_the_target_is_missing(two_redis, skewed, direction):
+    move, client = two_redis(accept_losses=[], left=300_000)
+    client.delete("ag-ui:state:state:s2")
+    skewed(direction)
+
+    report = move.validate()
+
+    assert report.kinds["state"].missing.ids == ("s2",)
+    assert report.kinds["state"].expired == 0
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_what_has_expired_by_the_clock_of_the_target_is_not_missing(two_redis, skewed, direction):
+    move, client = two_redis(accept_losses=[], left=6_000)
+    while client.exists("ag-ui:state:state:s2", "ag-ui:state:state:s4"):
+        time.sleep(0.05)
+    skewed(direction)
+
+    report = move.validate()
+
+    assert (report.passed, report.kinds["state"].expired) == (True, 5)
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis_keys"])
+def test_what_has_expired_at_the_source_is_told_by_its_own_clock(migration, config, opened, skewed, kind):
+    first, second = {**config("redis", "first"), "type": kind}, config("postgresql", "second")
+    prefix = "ag-ui:state:state:" if kind == "redis" else ""
+    with redis.Redis.from_url(first["connection_url"]) as client:
+        client.set(f"{prefix}deleted", "{}", px=300_000)
+        client.set(f"{prefix}there", "{}", px=300_000)
+        move = migration(source=first, target=second)
+        move.run()
+        client.delete(f"{prefix}deleted")
+    removed(opened(second), Kind.STATE, "deleted", "there")
+    skewed(1)
+
+    assert move.validate().source_changes.ids.ids == ("deleted",)
 
 
 # Times
