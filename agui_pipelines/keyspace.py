@@ -244,13 +244,15 @@ class Span:
             row += rows
 
 
-def single_spans(keys: Iterable[bytes]) -> list[Span]:
-    """A span for each of a few keys, so that nothing which lies between them is read.
+def after(key: bytes) -> bytes:
+    """The upper bound of a span of one key: no id that a store holds lies between the two, as U+0000 is in none."""
+    return key + b"\x01"
 
-    No id that a store holds lies between a key and the same followed by U+0001: U+0000 is in none.
-    """
+
+def single_spans(keys: Iterable[bytes]) -> list[Span]:
+    """A span for each of a few keys, so that nothing which lies between them is read."""
     ordered = sorted(set(keys))
     file = io.BytesIO()
     pq.write_table(pa.table([pa.array(ordered, pa.binary()), pa.repeat(1, len(ordered))], schema=CATALOGUE), file)
     catalogue = pq.ParquetFile(file)
-    return [Span(KeyRange(str(row), key, key + b"\x01", row, 1, 1), catalogue) for row, key in enumerate(ordered)]
+    return [Span(KeyRange(str(row), key, after(key), row, 1, 1), catalogue) for row, key in enumerate(ordered)]
