@@ -77,10 +77,25 @@ def held_by(keys: frozenset[bytes], batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch if all(held) else batch.filter(pa.array(held, pa.bool_()))
 
 
-def owned_by(keys: frozenset[bytes], name: bytes) -> bool:
-    """Whether something named ``<state>`` or ``<state>/<record>`` belongs to one of the keys; both parts may hold a ``/``."""
+def owners(name: bytes) -> list[bytes]:
+    """Whose something named ``<state>`` or ``<state>/<record>`` can be; both parts may hold a ``/``."""
     parts = name.split(b"/")
-    return any(b"/".join(parts[:count]) in keys for count in range(1, len(parts) + 1))
+    return [b"/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def owned_by(keys: frozenset[bytes], name: bytes) -> bool:
+    """Whether something of this name belongs to one of the keys; see `owners`."""
+    return any(owner in keys for owner in owners(name))
+
+
+def listed(catalogue: pq.ParquetFile, keys: Iterable[bytes]) -> frozenset[bytes]:
+    """Which of some keys a catalogue lists. Reads all of it, batch by batch."""
+    wanted = pa.array(set(keys), pa.binary())
+    found: set[bytes] = set()
+    for batch in catalogue.iter_batches(_ROWS, columns=["key"]):
+        column = batch.column("key")
+        found.update(column.filter(pc.is_in(column, wanted)).to_pylist())
+    return frozenset(found)
 
 
 def range_names(count: int) -> tuple[str, ...]:
@@ -229,13 +244,15 @@ class Span:
             row += rows
 
 
-def single_spans(keys: Iterable[bytes]) -> list[Span]:
-    """A span for each of a few keys, so that nothing which lies between them is read.
+def after(key: bytes) -> bytes:
+    """The upper bound of a span of one key: no id that a store holds lies between the two, as U+0000 is in none."""
+    return key + b"\x01"
 
-    No id that a store holds lies between a key and the same followed by U+0001: U+0000 is in none.
-    """
+
+def single_spans(keys: Iterable[bytes]) -> list[Span]:
+    """A span for each of a few keys, so that nothing which lies between them is read."""
     ordered = sorted(set(keys))
     file = io.BytesIO()
     pq.write_table(pa.table([pa.array(ordered, pa.binary()), pa.repeat(1, len(ordered))], schema=CATALOGUE), file)
     catalogue = pq.ParquetFile(file)
-    return [Span(KeyRange(str(row), key, key + b"\x01", row, 1, 1), catalogue) for row, key in enumerate(ordered)]
+    return [Span(KeyRange(str(row), key, after(key), row, 1, 1), catalogue) for row, key in enumerate(ordered)]

@@ -203,6 +203,15 @@ class Consistent(Protocol):
 
 
 @runtime_checkable
+class Clocked(Protocol):
+    """A reader of a place where records expire by a clock of its own, which need not go as ours does."""
+
+    def now(self) -> int:
+        """What that clock says: milliseconds since the epoch. Connects."""
+        ...
+
+
+@runtime_checkable
 class Stamping(Protocol):
     """A reader that writes into documents when they were migrated."""
 
@@ -233,7 +242,7 @@ class Transaction(Protocol):
 
 
 @runtime_checkable
-class Store(Reader, Protocol):
+class Store(Reader, Clocked, Protocol):
     """An AG-UI store: the reading side, batch writing for migrations, and the single-record operations of the reference.
 
     Documents are JSON text. Every method raises `ConnectionFailedError` or `StoreError`, never a driver's exception.
@@ -282,6 +291,14 @@ class Store(Reader, Protocol):
         """Which rows of a batch carry a property that this store has no place for, by property (see `losses`).
 
         Only properties that some row loses are named. What only a digested batch tells is left out for a bare one.
+        """
+        ...
+
+    def times(self, batch: pa.RecordBatch) -> dict[str, pa.Int64Array]:
+        """When states (bare or digested) were made and changed, as far as this store keeps it, by column.
+
+        Two numbers are equal if the store cannot tell the times apart; null where there is none, or none that it can keep.
+        Columns for which it has no place are left out. Does not connect, and may be called by several threads at once.
         """
         ...
 

@@ -160,6 +160,11 @@ class RedisWire:
         """One command and its reply."""
         return self.run(Burst.of(command))[0]
 
+    def now(self) -> int:
+        """The server's time, by which keys expire: milliseconds since the epoch."""
+        seconds, microseconds = self.call(b"TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     def run(self, burst: Burst) -> list[Any]:
         """The replies of a burst. If any is an error, all are awaited and the first is raised."""
         return self.checked(self.receive(self.send(burst)))

@@ -57,6 +57,10 @@ class RedisCluster:
         for wire in self._primaries():
             wire.call(b"PING")
 
+    def now(self) -> int:
+        """The time of the primary whose clock is furthest behind: what had expired by then has on every one of them."""
+        return min(wire.now() for wire in self._primaries())
+
     def scan(self, match: bytes) -> Iterator[list[bytes]]:
         """The keys that match, of one primary after the other. Raises `StoreBusyError` if slots move meanwhile."""
         self._map = before = self._asked()

@@ -2,7 +2,7 @@
 
 A backup is of a whole store, or of what the target holds under the ids (with their histories) that a plan is about to write.
 It lies in the workspace: a catalogue of the ids, and a sealed snapshot for each key range of it. Restoring writes everything
-back, removes under those ids what was not there before, and proves the outcome by digest.
+back, removes under those ids what was not there before, and proves the outcome by digest and by the times that are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from agui_pipelines.keyspace import (
     Span,
     cut,
     held_by,
-    owned_by,
+    listed,
+    owners,
     ranges_as_text,
     ranges_of_text,
     write_catalogue,
@@ -36,7 +37,7 @@ from agui_pipelines.keyspace import (
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import Comparison, compared
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
-from agui_pipelines.phases.observation import Unreadable, Within
+from agui_pipelines.phases.observation import Belonging, Unreadable, Within
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import End, Session
@@ -50,6 +51,7 @@ from agui_pipelines.staging.workspace import new_id
 
 PHASE: Final = BACKUP
 _SOURCE_RESTORED: Final = "restore_source"
+_IDS: Final = pa.schema([("id", pa.string()), ("other", pa.string())])
 _CHUNK: Final = 1024 * 1024
 _HELD_KEYS: Final = 50_000
 """Keys of a range that are held in memory to tell which of the records between its bounds are wanted, about."""
@@ -330,10 +332,7 @@ def _read(
 ) -> Manifest:
     """What the store holds under the keys of a span (only under `keys`, if given), as a sealed snapshot."""
     unreadable: list[Reject] = []
-
-    def reject(found: Reject) -> None:
-        if keys is None or owned_by(keys, found.id):
-            unreadable.append(found)
+    reject = unreadable.append if keys is None else Belonging([span], keys, unreadable.append)
 
     with (
         SnapshotWriter(session.workspace, stage="backup", plan_id=backup_id, range_=span.range.name) as writer,
@@ -347,6 +346,8 @@ def _read(
                     for usable in digested_or_rejected(kind, wanted, reject, digester=digester):
                         sink.put(usable)
                     count(batch.num_rows, batch.nbytes)
+        if isinstance(reject, Belonging):
+            reject.settle()
         if unreadable:
             raise BackupError(
                 f"What {store.describe()} holds under {len(unreadable):,} ids cannot be read, so it cannot be backed up: "
@@ -388,32 +389,47 @@ def _remove_others(
     there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup))
     with there as (comparison, unreadable), opened() as store:
         for kind in Kind:
-            for batch in chain(comparison.others(kind), [_unreadable_ones(kind, comparison, unreadable)]):
+            unreadable_ones = _unreadable_ones(session, backup, kind, comparison, unreadable)
+            for batch in chain(comparison.others(kind), [unreadable_ones]):
                 removed[kind] += retried(session, meter, partial(store.remove, kind, batch))
         store.flush()
     return removed
 
 
-def _unreadable_ones(kind: Kind, comparison: Comparison, unreadable: Unreadable) -> pa.RecordBatch:
+def _unreadable_ones(
+    session: Session, backup: Backup, kind: Kind, comparison: Comparison, unreadable: Unreadable
+) -> pa.RecordBatch:
     """The ids of what cannot be read and so was not there before, as none of it was when the backup was made.
 
-    Where it is not certain what an id is made of, and under ids that have just been put back, it is left, and told of by
-    `require_restored`.
+    What has been put back under such an id is left, and told of by `require_restored`.
     """
     columns = id_columns(kind)
-    rows = []
-    for of, id_ in unreadable.named:
-        with suppress(UnicodeDecodeError):
-            parts = id_.decode().split("/") if kind is not Kind.STATE else [id_.decode()]
-            if of is kind and len(parts) == len(columns):
-                rows.append(dict(zip(columns, parts, strict=True)))
-    ids = sorted({row["state_id"] for row in rows})
-    query = "SELECT id, other FROM expected WHERE kind = $kind AND list_contains($ids, id)"
-    put_back = set(comparison.query(query, kind=str(kind), ids=ids)) if ids else set()
-    rows = [
-        row for row in rows if (row["state_id"], row.get(columns[-1], "") if len(columns) > 1 else "") not in put_back
-    ]
-    return pa.RecordBatch.from_pylist(rows, pa.schema([SCHEMAS[kind].field(name) for name in columns]))
+    rows = {ids for of, name in unreadable.named if of is kind for ids in _possible_ids(kind, name)}
+    if not backup.is_whole:
+        with session.workspace.reading(backup.catalogue) as file:
+            covered = listed(pq.ParquetFile(file), (state_id.encode() for state_id, _ in rows))
+        rows = {(state_id, other) for state_id, other in rows if state_id.encode() in covered}
+    ids = pa.Table.from_pylist([{"id": id_, "other": other} for id_, other in rows], _IDS)
+    comparison.insert(f"unreadable_{kind}", ids)
+    found = comparison.query(
+        f"SELECT id, other FROM unreadable_{kind} "  # noqa: S608 - one of three names
+        "ANTI JOIN (SELECT id, other FROM expected WHERE kind = $kind) USING (id, other) ORDER BY id, other",
+        kind=kind,
+    )
+    schema = pa.schema([SCHEMAS[kind].field(name) for name in columns])
+    return pa.RecordBatch.from_pylist([dict(zip(columns, row, strict=False)) for row in found], schema)
+
+
+def _possible_ids(kind: Kind, name: bytes) -> list[tuple[str, str]]:
+    """What a reject's name can mean: the ids of a state and of its record, both of which may hold a ``/``."""
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        return []
+    if kind is Kind.STATE:
+        return [(text, "")]
+    states = [owner.decode() for owner in owners(name)[:-1]]
+    return [(state_id, text[len(state_id) + 1 :]) for state_id in states]
 
 
 def require_restored(session: Session, backup: Backup) -> int:
@@ -421,7 +437,7 @@ def require_restored(session: Session, backup: Backup) -> int:
     opened = partial(_opened, session, backup.of)
     meter = session.meter("restore_proof", total=sum(backup.records.values()))
     snapshots = _snapshots(session, backup)
-    there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup), expiry=True)
+    there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup), expiry=True, times=True)
     with there as (comparison, unreadable):
         found = {kind: comparison.result(kind) for kind in Kind}
     wrong = [
@@ -431,6 +447,7 @@ def require_restored(session: Session, backup: Backup) -> int:
             ("missing", result.missing),
             ("different", result.corrupted),
             ("with another expiry", result.untimely),
+            ("with another time of creation or update", result.misdated),
             ("too many", result.extra),
         )
         if ids.count

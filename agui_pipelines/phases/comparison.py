@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +31,7 @@ from agui_pipelines.phases.observation import (
     Take,
     Unreadable,
     Within,
+    clock,
     observe,
     spans_of_ids,
 )
@@ -39,7 +39,7 @@ from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Store
 from agui_pipelines.progress import Meter
-from agui_pipelines.records import SCHEMAS, Kind, id_columns
+from agui_pipelines.records import SCHEMAS, STATE, Kind, id_columns
 from agui_pipelines.staging import SnapshotReader
 
 INSERT_ROWS: Final = 20_000
@@ -64,11 +64,13 @@ _ROW: Final = pa.schema(
         ("spelling", pa.binary(16)),
         ("duplicates", pa.bool_()),
         ("expires_at", pa.int64()),
+        ("created_at", pa.int64()),
+        ("updated_at", pa.int64()),
         ("reading", pa.int64()),
     ]
 )
 """A digested record: `other` is the id of a version or snapshot, `link` the version that it names; `expires_at` in
-milliseconds since the epoch."""
+milliseconds since the epoch, the other times as the store tells them apart (`ports.Store.times`)."""
 
 _JOINED: Final = """
     SELECT coalesce(e.kind, a.kind) AS kind, coalesce(e.id, a.id) AS id, coalesce(e.other, a.other) AS other,
@@ -82,10 +84,16 @@ _JOINED: Final = """
         END AS status,
         $expiry AND a.id IS NOT NULL AND e.id IS NOT NULL
             AND coalesce(abs(e.expires_at - a.expires_at) > $tolerance, e.expires_at IS DISTINCT FROM a.expires_at)
-            AS untimely
+            AS untimely,
+        a.id IS NOT NULL AND e.id IS NOT NULL AND (
+            e.created_at IS NOT NULL AND e.created_at IS DISTINCT FROM a.created_at
+            OR e.updated_at IS NOT NULL AND e.updated_at IS DISTINCT FROM a.updated_at) AS misdated
     FROM {expected} e FULL OUTER JOIN {actual} a ON e.kind = a.kind AND e.id = a.id AND e.other = a.other
 """
-_DOUBTFUL: Final = "status IN ('missing', 'corrupted') OR untimely"
+_DOUBTFUL: Final = "status IN ('missing', 'corrupted') OR untimely OR misdated"
+
+Times = Callable[[pa.RecordBatch], dict[str, pa.Int64Array]]
+"""The times of a batch of states that are compared, by column; see `ports.Store.times`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +112,27 @@ class KindComparison:
     """In the target, but not among what was staged."""
     untimely: Names = field(default_factory=Names)
     """There, with another expiry than was staged; also counted as whatever else they are."""
+    misdated: Names = field(default_factory=Names)
+    """There, with another time of creation or update than was staged; likewise."""
 
 
 class Comparison:
     """Collects both sides and joins them. Use as a context manager; `observing` may be used by several threads.
 
-    Expiries are compared if `expiry` says that the store keeps them.
+    Expiries are compared if `expiry` says that the store keeps them, and of the other times those that `times` gives.
     """
 
-    def __init__(self, *, expiry: bool = False) -> None:
+    def __init__(self, *, expiry: bool = False, times: Times | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="agui-compare-")
         self.folder = Path(self._scratch.name)
         self._connection = duckdb.connect(
             self.folder / "compare.duckdb",
             config={**DUCKDB, "temp_directory": str(self.folder)},
         )
-        self._expiry = expiry
+        self.expiry = expiry
+        self._times = times or _no_times
+        self.times = tuple(self._times(pa.RecordBatch.from_pylist([], STATE)))
+        """Columns of the times that are compared."""
         self._lock = threading.RLock()
         self._readings = itertools.count(1)
         self._pending: dict[Side, list[pa.RecordBatch]] = {"expected": [], "actual": [], "again": []}
@@ -140,9 +153,9 @@ class Comparison:
         wanted = None if only is None else pa.array(only, pa.binary()).cast(pa.string())
         for snapshot in snapshots:
             for kind in Kind:
-                for batch in snapshot.batches(kind, _columns(kind)):
+                for batch in snapshot.batches(kind, [*_columns(kind), *(self.times if kind is Kind.STATE else ())]):
                     some = batch if wanted is None else batch.filter(pc.is_in(batch.column("state_id"), wanted))
-                    self._add("expected", _row(kind, some))
+                    self._add("expected", self._row(kind, some))
 
     @contextmanager
     def observing(self, side: Side = "actual") -> Iterator[Take]:
@@ -152,7 +165,7 @@ class Comparison:
         """
         number = next(self._readings)
         try:
-            yield lambda kind, batch: self._add(side, _row(kind, batch, number))
+            yield lambda kind, batch: self._add(side, self._row(kind, batch, number))
         except BaseException:
             self._forget(side, number)
             raise
@@ -171,6 +184,7 @@ class Comparison:
             expired=expired,
             **found,
             untimely=self._names(kind, "untimely"),
+            misdated=self._names(kind, "misdated"),
         )
 
     def statuses(self, rows: int) -> Iterator[pa.RecordBatch]:
@@ -191,13 +205,16 @@ class Comparison:
             last = rows[-1]
             yield pa.RecordBatch.from_pylist([dict(zip(names, row, strict=False)) for row in rows], schema)
 
-    def join(self) -> None:
-        """Join both sides, once everything has been expected and observed."""
+    def join(self, now: int | None = None) -> None:
+        """Join both sides, once everything has been expected and observed.
+
+        `now` is the time by the clock of the store, taken after it was observed: what had expired by then is rightly gone.
+        """
         self._flush()
-        self._join("CREATE TABLE joined AS", "expected", "actual")
+        self._join("CREATE TABLE joined AS", "expected", "actual", now)
 
     def doubt(self) -> int:
-        """Choose the ids under which something is missing, corrupted or has another expiry; how many there are."""
+        """Choose the ids under which something is missing, corrupted or has another time; how many there are."""
         self.query(f"CREATE TABLE doubtful AS SELECT DISTINCT id FROM joined WHERE {_DOUBTFUL}")  # noqa: S608
         [(count,)] = self.query("SELECT count(*) FROM doubtful")
         return int(count)
@@ -211,16 +228,19 @@ class Comparison:
             [last] = rows[-1]
 
     def doubts(self) -> int:
-        """Records that are missing, corrupted, or have another expiry."""
+        """Records that are missing, corrupted, or have another expiry, creation or update."""
         [(count,)] = self.query(f"SELECT count(*) FROM joined WHERE {_DOUBTFUL}")  # noqa: S608
         return int(count)
 
-    def join_again(self) -> None:
-        """Put what a second look saw in the place of what was there at the first, under all ids that are doubtful."""
+    def join_again(self, now: int | None = None) -> None:
+        """Put what a second look saw in the place of what was there at the first, under all ids that are doubtful.
+
+        `now` as for `join`.
+        """
         self._flush()
         for table in ("actual", "joined"):
             self.query(f"DELETE FROM {table} WHERE id IN (SELECT id FROM doubtful)")  # noqa: S608 - one of two names
-        self._join("INSERT INTO joined", "(SELECT * FROM expected SEMI JOIN doubtful USING (id))", "again")
+        self._join("INSERT INTO joined", "(SELECT * FROM expected SEMI JOIN doubtful USING (id))", "again", now)
         self.query("INSERT INTO actual SELECT * FROM again")
 
     def first(self, kind: Kind, status: str, count: int) -> list[tuple[str, str]]:
@@ -254,11 +274,11 @@ class Comparison:
             self._connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608 - a name of ours
             self._connection.unregister("incoming")
 
-    def _join(self, into: str, expected: str, actual: str) -> None:
+    def _join(self, into: str, expected: str, actual: str, now: int | None) -> None:
         self.query(
             f"{into} {_JOINED.format(expected=expected, actual=actual)}",
-            now=int(time.time() * 1000),
-            expiry=self._expiry,
+            now=now,
+            expiry=self.expiry,
             tolerance=EXPIRY_MILLISECONDS,
         )
 
@@ -272,6 +292,9 @@ class Comparison:
             pending.append(batch)
             if sum(b.num_rows for b in pending) >= INSERT_ROWS:
                 self._insert_pending(table)
+
+    def _row(self, kind: Kind, batch: pa.RecordBatch, reading: int = 0) -> pa.RecordBatch:
+        return _row(kind, batch, self._times(batch) if kind is Kind.STATE else {}, reading)
 
     def _flush(self) -> None:
         for table in self._pending:
@@ -310,7 +333,11 @@ def _columns(kind: Kind) -> list[str]:
     return ["state_id", *named, "canonical", "spelling", "traits", *(["expires_at"] if kind is Kind.STATE else [])]
 
 
-def _row(kind: Kind, batch: pa.RecordBatch, reading: int = 0) -> pa.RecordBatch:
+def _no_times(_: pa.RecordBatch) -> dict[str, pa.Int64Array]:
+    return {}
+
+
+def _row(kind: Kind, batch: pa.RecordBatch, times: dict[str, pa.Int64Array], reading: int) -> pa.RecordBatch:
     rows = batch.num_rows
     other, link = _OTHER_ID[kind], _LINK[kind]
     duplicates = pc.not_equal(pc.bit_wise_and(batch.column("traits"), pa.scalar(Trait.DUPLICATE_KEYS, pa.uint16())), 0)
@@ -323,6 +350,7 @@ def _row(kind: Kind, batch: pa.RecordBatch, reading: int = 0) -> pa.RecordBatch:
         pc.coalesce(batch.column("spelling"), batch.column("canonical")),
         duplicates,
         batch.column("expires_at").cast(pa.int64()) if kind is Kind.STATE else pa.nulls(rows, pa.int64()),
+        *(times.get(name, pa.nulls(rows, pa.int64())) for name in ("created_at", "updated_at")),
         pa.repeat(reading, rows),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=_ROW)
@@ -338,16 +366,20 @@ def compared(
     within: Within | None = None,
     ids: Sequence[bytes] | None = None,
     expiry: bool = False,
+    times: bool = False,
 ) -> Iterator[tuple[Comparison, Unreadable]]:
     """Read a store (the target, unless `opened` opens another), digest it, and join it with what should be there.
 
     Yields the joined comparison and what the store holds that is no valid record. Every record is read, as what is there
     and should not be is only found in this way; or all that have ids which are `within` some; or, of both sides, those of
-    a few `ids` alone. With `expiry`, the moments at which states expire are compared as well.
+    a few `ids` alone. With `expiry`, the moments at which states expire are compared as well, with `times` those of
+    their creation and update, as far as the store keeps them.
     """
     opened = opened or session.target
     unreadable = Unreadable()
-    with Comparison(expiry=expiry) as comparison:
+    with opened() as store:
+        kept = store.times if times else None  # a store need not be open for that
+    with Comparison(expiry=expiry, times=kept) as comparison:
         comparison.expect(snapshots, ids)
         spans: Sequence[Spans] = []
         keys = 0
@@ -364,7 +396,7 @@ def compared(
                 keys = sum(key_range.keys for key_range in found.ranges)
         only = within is not None or ids is not None
         observe(session, opened, spans, meter, comparison.observing, unreadable, keys=keys, only=only)
-        comparison.join()
+        comparison.join(clock(session, opened, meter) if expiry else None)
         yield comparison, unreadable
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agui_pipelines.keyspace import KeyRange, Span, held_by, owned_by, single_spans
+from agui_pipelines.keyspace import KeyRange, Span, held_by, listed, owned_by, owners, single_spans
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
-from agui_pipelines.ports import Reader, Store
+from agui_pipelines.ports import OnReject, Reader, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import Kind, Reject, gathered
 from agui_pipelines.staging.flow import ahead
@@ -26,7 +26,11 @@ LIST_LIMIT: Final = 1000
 
 _TOGETHER: Final = 100
 """Single ids that are read on one connection."""
-_UNPAIRED: Final = ("missing_body", "unlisted")
+_LOOKED_UP: Final = 1000
+"""Names that are looked up in a catalogue at a time."""
+_HELD_NAMES: Final = 100_000
+_UNLISTED: Final = "unlisted"
+_UNPAIRED: Final = ("missing_body", _UNLISTED)
 
 OpenedStore = Callable[[], AbstractContextManager[Store]]
 OpenedReader = Callable[[], AbstractContextManager[Reader]]
@@ -70,6 +74,38 @@ def spans_of_ids(ids: Sequence[bytes]) -> list[Spans]:
     return [partial(opened, ids[first : first + _TOGETHER]) for first in range(0, len(ids), _TOGETHER)]
 
 
+@dataclass(slots=True)
+class Belonging:
+    """Passes on what a reader rejects of some spans, if it belongs to their keys; to `held`, if those are known already.
+
+    Bodies that no sorted set names are told with the span that has no lower bound, whichever it is whose they are: those
+    are looked up in the catalogue, many at a time, the last of them by `settle`.
+    """
+
+    spans: Sequence[Span]
+    held: frozenset[bytes]
+    take: OnReject
+    _elsewhere: list[Reject] = field(default_factory=list)
+
+    def __call__(self, reject: Reject) -> None:
+        if owned_by(self.held, reject.id):
+            self.take(reject)
+        elif reject.reason == _UNLISTED:
+            self._elsewhere.append(replace(reject, raw=None))
+            if len(self._elsewhere) == _LOOKED_UP:
+                self.settle()
+
+    def settle(self) -> None:
+        first = next((span for span in self.spans if span.lower is None), None)
+        waiting, self._elsewhere = self._elsewhere, []
+        if first is None or not waiting:
+            return
+        known = listed(first.catalogue, (owner for reject in waiting for owner in owners(reject.id)))
+        for reject in waiting:
+            if owned_by(known, reject.id):
+                self.take(reject)
+
+
 def observe(
     session: Session,
     opened: OpenedReader | OpenedStore,
@@ -94,7 +130,7 @@ def observe(
         found = Unreadable()
         with opened() as store, open_spans() as some, taking() as take, meter.provisional() as count:
             held = frozenset(key for span in some for key in span.key_set()) if only else None
-            reject = partial(found.add, held)
+            reject = found.add if held is None else Belonging(some, held, found.add)
             for kind in store.kinds:
                 read = (batch for span in some for batch in store.read(kind, span, reject))
                 for batch in ahead(gathered(read, GATHER_ROWS, GATHER_BYTES)):
@@ -103,10 +139,18 @@ def observe(
                     for usable in digested_or_rejected(kind, wanted, reject, store, digester):
                         take(kind, usable)
                     count(wanted.num_rows, wanted.nbytes)
+            if isinstance(reject, Belonging):
+                reject.settle()
         unreadable.include(found)
 
     with session.digester(keys) as digester:
         session.in_parallel(lambda some: retried(session, meter, partial(one, some)), spans)
+
+
+def clock(session: Session, opened: OpenedStore, meter: Meter) -> int:
+    """What time it is for a store, by the clock by which what it holds expires; see `ports.Clocked`."""
+    with opened() as store:
+        return retried(session, meter, store.now)
 
 
 @dataclass(slots=True)
@@ -117,26 +161,24 @@ class Unreadable:
     unpaired: int = 0
     """Of these, members of a sorted set without a body, and bodies that no sorted set names."""
     named: list[tuple[Kind, bytes]] = field(default_factory=list)
-    """Kind and id of the first `LIST_LIMIT`, as `Reject.id` has it."""
+    """Kind and id of the first `_HELD_NAMES`, as `Reject.id` has it."""
     _names: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, keys: frozenset[bytes] | None, reject: Reject) -> None:
-        """Take what belongs to one of the keys, if only those are looked at."""
-        if keys is not None and not owned_by(keys, reject.id):
-            return
+    def add(self, reject: Reject) -> None:
         with self._lock:
             self.count += 1
             self.unpaired += reject.reason in _UNPAIRED
             if len(self._names) < LIST_LIMIT:
                 self._names.append(f"{reject.kind} {reject.name}: {reject.detail}")
+            if len(self.named) < _HELD_NAMES:
                 self.named.append((reject.kind, reject.id))
 
     def include(self, other: Unreadable) -> None:
         with self._lock:
             self.count += other.count
             self.unpaired += other.unpaired
-            self.named += other.named[: LIST_LIMIT - len(self._names)]
+            self.named += other.named[: _HELD_NAMES - len(self.named)]
             self._names += other._names[: LIST_LIMIT - len(self._names)]
 
     @property

@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 from agui_pipelines.errors import MigrationError
 from agui_pipelines.keyspace import CATALOGUE, cut, write_catalogue
 from agui_pipelines.phases.comparison import Comparison
-from agui_pipelines.phases.observation import LIST_LIMIT, Names, Unreadable, Within, observe, spans_of_ids
+from agui_pipelines.phases.observation import LIST_LIMIT, Names, Unreadable, Within, clock, observe, spans_of_ids
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
+from agui_pipelines.ports import Clocked
 from agui_pipelines.sources.spooled import Spooled
 from agui_pipelines.staging import SnapshotReader
 
@@ -37,7 +38,7 @@ class Recheck:
     """What a second look at the target found."""
 
     records: int = 0
-    """Looked at again, as they were missing, corrupted, or had another expiry."""
+    """Looked at again, as they were missing, corrupted, or had another expiry, creation or update."""
     settled: int = 0
     """Of these, how many were as they should be."""
 
@@ -77,7 +78,7 @@ def look_again(session: Session, comparison: Comparison) -> Recheck:
     if there:
         taking = partial(comparison.observing, "again")
         observe(session, session.target, spans, meter, taking, Unreadable(), keys=count, only=True)
-    comparison.join_again()
+    comparison.join_again(clock(session, session.target, meter) if comparison.expiry else None)
     return Recheck(before, before - comparison.doubts())
 
 
@@ -106,7 +107,8 @@ def changed_at_source(
                 spans = spans_of_ids([id_.encode() for id_ in named])
                 meter = session.meter("recheck_source")
                 observe(session, opened, spans, meter, sources.observing, Unreadable(), keys=len(named), only=True)
-                sources.join()
+                with opened() as source:  # a source that has no clock of its own keeps no expiry that could have passed
+                    sources.join(source.now() if isinstance(source, Clocked) else None)
                 rows = sources.query(_CHANGED)
     except MigrationError as error:
         return SourceChanges(unknown=f"The source could not be read again: {error.message}")

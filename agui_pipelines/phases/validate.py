@@ -61,6 +61,10 @@ class ValidationReport:
     """Whether the target has a place for expiries."""
     expiry_accepted: bool = False
     """Whether the migration file accepts that they are lost."""
+    timestamps_compared: tuple[str, ...] = ()
+    """The times of a state, other than its expiry, for which the target has a place."""
+    timestamps_accepted: bool = False
+    """Whether the migration file accepts that they are lost."""
     integrity: Integrity = field(default_factory=Integrity)
     replay: Replay | None = None
     """None for a sample."""
@@ -75,13 +79,14 @@ class ValidationReport:
 
     @property
     def passed(self) -> bool:
-        """Nothing is missing or corrupted, no expiry is another, no link broken that was whole, and every expectation met.
+        """Nothing is missing or corrupted, no time is another, no link broken that was whole, and every expectation met.
 
         Records of the target's own (extra), or unreadable ones, are another's; so are deviations that the source has too.
         """
         complete = all(k.missing.count == 0 and k.corrupted.count == 0 for k in self.kinds.values())
         timely = self.expiry_accepted or self.kinds[Kind.STATE].untimely.count == 0
-        return complete and timely and self.integrity.holds and all(suite.passed for suite in self.loaded)
+        dated = self.timestamps_accepted or self.kinds[Kind.STATE].misdated.count == 0
+        return complete and timely and dated and self.integrity.holds and all(suite.passed for suite in self.loaded)
 
     @property
     def proven(self) -> bool:
@@ -100,6 +105,7 @@ class ValidationReport:
             "corrupted_states": states.corrupted.count,
             "extra_states": states.extra.count,
             "expiry_states": states.untimely.count,
+            "timestamp_states": states.misdated.count,
             "deviating_versions": self.replay.deviating.count if self.replay else 0,
             "errors": self.error_count,
         }
@@ -137,6 +143,9 @@ class ValidationReport:
             "expiry_compared": self.expiry_compared,
             "expiry_states": list(states.untimely.ids),
             "expiry_states_count": states.untimely.count,
+            "timestamps_compared": list(self.timestamps_compared),
+            "timestamp_states": list(states.misdated.ids),
+            "timestamp_states_count": states.misdated.count,
             "errors": list(self.errors),
             "errors_count": self.error_count,
             "versions": _public(self.kinds[Kind.VERSION], "versions"),
@@ -190,7 +199,8 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
     )
     ids = chosen.ids if chosen else None
     asked_of(session, Stage.LOADED)  # what is wrong with the suites is told before the target is read
-    with compared(session, staged, meter, ids=ids, expiry=compares_expiry) as (comparison, unreadable):
+    there = compared(session, staged, meter, ids=ids, expiry=compares_expiry, times=True)
+    with there as (comparison, unreadable):
         recheck = look_again(session, comparison)
         kinds = {str(kind): comparison.result(kind) for kind in Kind}
         integrity = links.examine(session, comparison, staged, unpaired=unreadable.unpaired)
@@ -215,6 +225,8 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
         bytes=progress.bytes,
         expiry_compared=compares_expiry,
         expiry_accepted="expiry" in session.migration.accept_losses,
+        timestamps_compared=comparison.times,
+        timestamps_accepted="timestamps" in session.migration.accept_losses,
         integrity=integrity,
         replay=None if chosen else replay(session, plan.plan_id, staged),
         recheck=recheck,
@@ -269,6 +281,9 @@ def require_passed(report: ValidationReport) -> None:
     untimely = report.kinds[Kind.STATE].untimely
     if untimely.count:
         findings.append(f"{untimely.count:,} states with another expiry ({named(untimely.ids)})")
+    misdated = report.kinds[Kind.STATE].misdated
+    if misdated.count:
+        findings.append(f"{misdated.count:,} states with another time of creation or update ({named(misdated.ids)})")
     findings += [
         f"{found.count:,} {finding.replace('_', ' ')} ({named(found.ids)})"
         for finding, found in report.integrity.target.items()

@@ -68,6 +68,9 @@ class RedisKeysSource:
         self.ping()
         return True
 
+    def now(self) -> int:
+        return (self._cluster or self._wire).now()
+
     def keys(self) -> Iterator[pa.RecordBatch]:
         for page in (self._cluster or self._wire).scan(self._match.encode("utf-8", "surrogateescape")):
             if page:

@@ -2,7 +2,7 @@
 
 The reference writes both as JSON objects with Go-cased keys in a fixed order (store-format.md, section 1). Here they
 are cut without being parsed: `State`, `Delta` and `Metadata` stay the text of the record, so that no digit is lost.
-Nothing here reads or writes anything.
+Nothing here reads or writes anything, and no error says what a record holds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _STATE_ID: Final = STATE_ID.encode()
 _VERSION_KEYS: Final = frozenset({"id", "timestamp", "state", "delta", "metadata", "parentid"})
 _SNAPSHOT_KEYS: Final = frozenset({"id", "timestamp", "state", "version", "metadata"})
 _NULL: Final = b"null"
+_JSON_TYPES: Final = {b"{": "an object", b"[": "an array", b"t": "a boolean", b"f": "a boolean"}
+"""By their first byte, those that are neither a string nor a number. Errors tell no contents."""
 _RFC3339: Final = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
 )
@@ -196,11 +198,11 @@ def nanoseconds(timestamp: str) -> int:
     """
     match = _RFC3339.fullmatch(timestamp)
     if match is None:
-        raise ValueError(f"{timestamp!r} is not an RFC 3339 time")
+        raise ValueError(f"a text of {len(timestamp):,} characters is not an RFC 3339 time")
     year, month, day, hour, minute, second = (int(part) for part in match.group(1, 2, 3, 4, 5, 6))
     fraction, sign, offset_hours, offset_minutes = match.group(7, 8, 9, 10)
     if hour > 23 or minute > 59 or second > 59:  # noqa: PLR2004 - the parts of a day
-        raise ValueError(f"{timestamp!r} is not a time of day")
+        raise ValueError("it is not a time of day")
     # Python's calendar begins with year 1, Go's with year 0; the calendar repeats after 400 years.
     days = date(year or 400, month, day).toordinal() - (0 if year else _DAYS_IN_400_YEARS)
     seconds = (days - _EPOCH_DAY) * 86400 + hour * 3600 + minute * 60 + second
@@ -261,7 +263,8 @@ def _string(members: Mapping[str, bytes], key: str) -> str:
     if raw == _NULL:
         return ""
     if raw[:1] != b'"':
-        raise ValueError(f"the member '{key}' is {raw[:40]!r}, not a string")
+        found = _JSON_TYPES.get(raw[:1], "a number")
+        raise ValueError(f"the member '{key}' is {found}, not a string")
     return str(orjson.loads(raw))
 
 

@@ -85,6 +85,10 @@ class FileStore:
     def exists(self) -> bool:
         return os.path.isdir(self._layout.base)
 
+    def now(self) -> int:
+        """By this machine's clock: no file expires."""
+        return time.time_ns() // 1_000_000
+
     def keys(self) -> Iterator[pa.RecordBatch]:
         """Weights are the sizes of the files; an id that has only versions or snapshots weighs 1."""
         self._need_base()
@@ -172,6 +176,11 @@ class FileStore:
         times = zip(_column(batch, "created_at"), _column(batch, "updated_at"), strict=True)
         timestamps = pa.array([_loses_time(created, updated) for created, updated in times], pa.bool_())
         return losing({"expiry": batch.column("expires_at").is_valid(), "timestamps": timestamps, **layout})
+
+    def times(self, batch: pa.RecordBatch) -> dict[str, pa.Int64Array]:
+        """The update, in nanoseconds."""
+        kept = [kept_mtime(updated_at) for updated_at in _column(batch, "updated_at")]
+        return {"updated_at": pa.array(kept, pa.int64())}
 
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
         """Nothing of the batch is visible until all of it is written aside; then file by file is put in its place.

@@ -26,6 +26,11 @@ BACKUP: Final = b".backup"
 ASIDE: Final = b".agui-"
 """How the names of files begin that are being written. They do not end in `SUFFIX`, so they pass for no record."""
 
+LOCK: Final = ASIDE + b"lock"
+"""The name of the file in the base that says who writes to the store."""
+PROBE: Final = LOCK + b"-"
+"""How the names of files in the base begin that are made for a moment, to be told the time."""
+
 NAME_MAX: Final = 255
 """Bytes in a file name, on every file system that matters."""
 
@@ -233,12 +238,12 @@ class Layout:
 
     def remove_leftovers(self, *, before_ns: int) -> None:
         """Remove files that were being written when a process ended, where that was before a moment."""
-        for kind in TREES:
-            for folder in self.folders(kind):
-                with os.scandir(self.tree(kind, folder)) as entries:
-                    old = [e.path for e in entries if e.name.startswith(ASIDE) and _is_older(e, before_ns)]
-                for path in old:
-                    os.unlink(path)
+        folders = [(self.tree(kind, folder), ASIDE) for kind in TREES for folder in self.folders(kind)]
+        for folder, beginning in (*folders, (self.base, PROBE)):
+            with os.scandir(folder) as entries:
+                old = [e.path for e in entries if e.name.startswith(beginning) and _is_older(e, before_ns)]
+            for path in old:
+                os.unlink(path)
 
 
 def _is_older(entry: os.DirEntry[bytes], moment_ns: int) -> bool:

@@ -25,9 +25,8 @@ import orjson
 from agui_pipelines.errors import StoreBusyError
 from agui_pipelines.owner import Owner, locked, lost
 from agui_pipelines.stores.file_changes import as_store_error, make_folder, store_error
-from agui_pipelines.stores.file_layout import ASIDE
+from agui_pipelines.stores.file_layout import LOCK, PROBE
 
-_NAME: Final = ASIDE + b"lock"
 _MAX_BYTES: Final = 64 * 1024
 _WAIT_SECONDS: Final = 10.0
 """How long somebody else may be in the middle of a batch, or of taking the lock."""
@@ -52,7 +51,7 @@ class LockFile:
 
     @property
     def path(self) -> bytes:
-        return self.base + b"/" + _NAME
+        return self.base + b"/" + LOCK
 
     @property
     def name(self) -> str:
@@ -87,10 +86,12 @@ class LockFile:
             yield file
 
     def release(self, token: str) -> None:
+        """Remove the file, if it is still that of the owner with this token. Raises `StoreError`."""
         with suppress(FileNotFoundError), self._opened(fcntl.LOCK_EX, create=False) as file:
             held = self._held(file)
             if held is not None and held.owner.token == token:
-                os.unlink(self.path)
+                with as_store_error(self.path), suppress(FileNotFoundError):
+                    os.unlink(self.path)
 
     def _refuse_if_held(self, file: int) -> None:
         held = self._held(file)
@@ -110,7 +111,7 @@ class LockFile:
 
     def _now(self) -> int:
         """Nanoseconds, by the clock that gives files their times."""
-        probe = self.path + b"-" + secrets.token_hex(6).encode()
+        probe = self.base + b"/" + PROBE + secrets.token_hex(6).encode()
         file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self.mode)
         try:
             return os.fstat(file).st_mtime_ns

@@ -77,6 +77,10 @@ class PostgresStore:
         with self._connections.lent(Work.RECORD) as connection:
             return server_name(connection)
 
+    def now(self) -> int:
+        with self._connections.lent(Work.RECORD) as connection:
+            return int(value(connection, "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"))
+
     def check(self) -> None:
         with self._connections.lent(Work.RECORD) as connection:
             examine(connection, self._tables)
@@ -201,6 +205,10 @@ class PostgresStore:
 
     def losses(self, kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
         return postgresql_limits.losses(kind, batch)
+
+    def times(self, batch: pa.RecordBatch) -> dict[str, pa.Int64Array]:
+        """Both, in microseconds."""
+        return postgresql_limits.times(batch)
 
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
         """A time that a state does not give is the present one for a new row; a row that is there keeps its creation time,

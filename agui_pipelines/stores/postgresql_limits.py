@@ -70,6 +70,16 @@ def losses(kind: Kind, batch: pa.RecordBatch) -> dict[str, pa.BooleanArray]:
     return losing(found)
 
 
+def times(batch: pa.RecordBatch) -> dict[str, pa.Int64Array]:
+    """See `ports.Store.times`. Raises `UnknownMomentError` for what `refusals` names."""
+    found = {}
+    for column in TABLES[Kind.STATE].columns:
+        if column.form is Form.MOMENT:
+            micros, present = moments(batch.column(column.field))
+            found[column.field] = pa.array(micros, mask=~present)
+    return found
+
+
 def _by_traits(traits: Any) -> Iterator[Refusal]:
     if _count(with_trait(traits, sum(_TRAITS))):
         for trait, (reason, detail) in _TRAITS.items():

@@ -14,6 +14,7 @@ from psycopg import errors, sql
 
 from agui_pipelines.drivers.postgresql import Connection
 from agui_pipelines.drivers.postgresql_binary import Form
+from agui_pipelines.keyspace import after
 from agui_pipelines.records import Kind
 
 _PREPARATION_LOCK: Final = 0x61677569
@@ -143,6 +144,9 @@ class Tables:
         conditions: list[sql.Composable] = [sql.SQL("true")] if lower is None and upper is None else []
         key = self.sort_key(connection, table, "state_id")
         comparable, _ = self._order(connection, table)
+        if comparable and lower is not None and upper == after(lower) and (only := _text(lower)) is not None:
+            # An index in a language's order helps with this, and not with the bounds.
+            conditions.append(sql.SQL("state_id = {}").format(only))
         for condition, bound in ((sql.SQL("{} >= {}"), lower), (sql.SQL("{} < {}"), upper)):
             if bound is not None:
                 # A bound that is no text, from the keys of some other system, can only be compared as bytes.

@@ -99,6 +99,9 @@ class RedisStore:
         self.ping()
         return True
 
+    def now(self) -> int:
+        return self._wire.now()
+
     def keys(self) -> Iterator[pa.RecordBatch]:
         families = self._layout.families
         for page in self._wire.scan(glob_escaped(self._layout.prefix) + b"*"):
@@ -205,6 +208,10 @@ class RedisStore:
         return losing(
             {"timestamps": pc.or_(batch.column("created_at").is_valid(), batch.column("updated_at").is_valid())}
         )
+
+    def times(self, batch: pa.RecordBatch) -> dict[str, pa.Int64Array]:  # noqa: ARG002 - whatever they are
+        """None."""
+        return {}
 
     def write(self, kind: Kind, batch: pa.RecordBatch) -> Written:
         """Upsert a batch; atomic for each key, and the rows of a batch do not become visible together.

@@ -13,7 +13,7 @@ from agui_pipelines.drivers.redis import Burst, RedisWire, glob_escaped
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, Strings, is_utf8
 from agui_pipelines.ports import BATCH_BYTES, OnReject
 from agui_pipelines.records import SCHEMAS, Kind, Reject
-from agui_pipelines.stores.redis_layout import RECORD_ID, Layout, Owned, parts_of
+from agui_pipelines.stores.redis_layout import RECORD_ID, Layout, Owned, id_in, key_bytes, parts_of
 
 _FIRST_PAGE: Final = 200
 """Members that are asked for of each of a batch of states; most have fewer."""
@@ -41,7 +41,7 @@ class HistoryReader:
                 yield pa.RecordBatch.from_pydict(columns, schema=SCHEMAS[self.kind])
 
     def reject_unlisted(self) -> None:
-        """Reject the bodies that no sorted set names: where an id may hold ``:``, nothing else tells whose they are.
+        """Reject the bodies that no sorted set names, whosever they are.
 
         Every key of a body is looked up in the sorted sets that may name it, a page of keys at a time.
         """
@@ -57,8 +57,20 @@ class HistoryReader:
                 bodies |= dict.fromkeys(rest for rest, _ in found.others)
                 for rest in self._unlisted(list(bodies)):  # once more, as whoever saves a record sets the body first
                     rejected.add(rest)
-                    detail = f"No sorted set names this {self.kind}, so nothing tells to which state it belongs."
-                    self.on_reject(Reject(self.kind, _unsplit(rest), bodies[rest], "export", "unlisted", detail))
+                    detail = f"No sorted set names this {self.kind}, so it belongs to no state."
+                    self.on_reject(
+                        Reject(self.kind, self._name(rest, bodies[rest]), bodies[rest], "export", "unlisted", detail)
+                    )
+
+    def _name(self, rest: bytes, body: bytes | None) -> bytes:
+        """The name of a record by the key of its body. Where that can be cut in several ways, the body tells its own id."""
+        try:
+            end = b":" + key_bytes(id_in(self.kind, body or b""))
+        except ValueError:
+            end = b""
+        if len(end) > 1 and rest.endswith(end):
+            return rest[: -len(end)] + b"/" + end[1:]
+        return rest.replace(b":", b"/") if rest.count(b":") == 1 else rest
 
     def _unlisted(self, rests: list[bytes]) -> list[bytes]:
         """Those keys of bodies (without what all of them begin with) that are named by none of the sorted sets that may."""
@@ -167,11 +179,6 @@ def _ways_to_cut(rest: bytes) -> Iterator[Owned]:
     while at >= 0:
         yield rest[:at], rest[at + 1 :]
         at = rest.find(b":", at + 1)
-
-
-def _unsplit(rest: bytes) -> bytes:
-    """The name of a record whose key can be cut in one way only; else its key as it is."""
-    return rest.replace(b":", b"/") if rest.count(b":") == 1 else rest
 
 
 def _wrong_id(id_: str) -> tuple[str, str]:

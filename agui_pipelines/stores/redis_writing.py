@@ -53,17 +53,26 @@ class Rows:
                 yield range(first + start, first + end)
 
 
-def put(wire: RedisWire, fence: Fence, rows: Rows, on_replaced: Callable[[int, bytes], None] | None = None) -> Written:
-    """Write all rows. `on_replaced` sees each value that is about to be replaced by another, and may raise.
+def put(
+    wire: RedisWire,
+    fence: Fence,
+    rows: Rows,
+    on_replaced: Callable[[int, bytes], None] | None = None,
+    after: Burst | None = None,
+) -> Written:
+    """Write all rows, and run what is to come `after` them.
+
+    `on_replaced` sees each value that is about to be replaced by another, and may raise.
 
     An expiry that has passed by the server's clock leaves no key behind; such a row counts as unchanged if there was none
     before. If this raises, some rows may have been written; to write them again does no harm. Behind a fence that has a
-    token, the rows become visible together, which costs the server's other clients some milliseconds more.
+    token, the rows and what comes after them become visible together, which costs the server's other clients some
+    milliseconds more.
     """
     chunks = list(rows.chunks())
     written = _counted(wire, rows, chunks, on_replaced)
     if fence.token:
-        fence.transaction(lambda: (_write(rows, chunk) for chunk in chunks))
+        fence.transaction(lambda: chain((_write(rows, chunk) for chunk in chunks), [] if after is None else [after]))
         return written
     in_flight: deque[Pending] = deque()
     for chunk in chunks:
@@ -72,11 +81,15 @@ def put(wire: RedisWire, fence: Fence, rows: Rows, on_replaced: Callable[[int, b
             wire.checked(wire.receive(in_flight.popleft()))
     for pending in in_flight:
         wire.checked(wire.receive(pending))
+    if after is not None:
+        wire.run(after)
     return written
 
 
 def put_history(wire: RedisWire, fence: Fence, layout: Layout, kind: Kind, rows: list[dict[str, Any]]) -> Written:
     """Write versions or snapshots: the bodies first, so that no sorted set ever names one that is not there yet.
+
+    Behind a fence both are written together, so that no body is left alone if the connection breaks.
 
     Raises `UnstorableRecordError` if the ids of two records would share a key.
     """
@@ -90,7 +103,6 @@ def put_history(wire: RedisWire, fence: Fence, layout: Layout, kind: Kind, rows:
             raise _shared(kind, rows[i])
 
     bodies = [_body(kind, row) for row in rows]
-    written = put(wire, fence, Rows(keys, bodies, [None] * len(keys)), refuse_other)
     members: dict[bytes, list[tuple[int, bytes]]] = {}
     for (state_id, record_id), row in zip(ids, rows, strict=True):
         members.setdefault(state_id, []).append((score(row["timestamp"]), record_id))
@@ -99,8 +111,7 @@ def put_history(wire: RedisWire, fence: Fence, layout: Layout, kind: Kind, rows:
         for first in range(0, len(scored), _ZADD_MEMBERS):
             pairs = (part for pair in scored[first : first + _ZADD_MEMBERS] for part in pair)
             burst.add(b"ZADD", layout.index(kind, state_id), *pairs)
-    fence.run(burst)
-    return written
+    return put(wire, fence, Rows(keys, bodies, [None] * len(keys)), refuse_other, after=burst)
 
 
 def take(fence: Fence, keys: list[bytes]) -> int:

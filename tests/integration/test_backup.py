@@ -6,6 +6,7 @@ import io
 import time
 from pathlib import Path
 
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -124,6 +125,34 @@ def test_what_an_import_replaced_and_added_is_put_back_and_taken_away(migration,
     again = backup.restore(session, made)
     assert again.removed == {"state": 0, "version": 0, "snapshot": 0}
     assert everything(store) == before
+
+
+def test_a_target_that_does_not_take_its_times_back_is_not_called_restored(migration, ends):
+    first, second, _ = ends("postgresql")
+    session, _, made = imported(migration(source=first, target=second))
+    with psycopg.connect(second["connection_url"], autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN NEW.updated_at := clock_timestamp(); RETURN NEW; END'"
+        )
+        connection.execute("CREATE TRIGGER touch BEFORE UPDATE ON ag_states FOR EACH ROW EXECUTE FUNCTION touch()")
+
+        with pytest.raises(BackupError, match=r"2 states with another time of creation or update \('same', 'shared'\)"):
+            backup.restore(session, made)
+
+        connection.execute("DROP TRIGGER touch ON ag_states")
+    backup.restore(session, made)
+
+
+def test_a_file_that_was_touched_since_is_not_as_it_was(migration, ends):
+    first, second, _ = ends("file")
+    session, _, made = imported(migration(source=first, target=second))
+    backup.restore(session, made)
+    [shared] = Path(second["file_options"]["base_dir"]).glob("states/*/shared.json")
+    shared.touch()
+
+    with pytest.raises(BackupError, match=r"another time of creation or update \('shared'\)"):
+        backup.require_restored(session, made)
 
 
 @pytest.mark.parametrize("destination", BACKENDS)
@@ -259,6 +288,52 @@ def test_what_cannot_be_read_and_was_not_there_before_is_removed_too(migration, 
     assert anothers.exists() == (scope == "ids of a plan")
     anothers.unlink(missing_ok=True)
     assert everything(store) == before
+
+
+@pytest.fixture
+def two_redis(migration, config, opened):
+    """A migration between two Redis stores of states in every key range, with versions; and a client of the target."""
+    first, second = config("redis", "first"), config("redis", "second")
+    source = opened(first)
+    ids = [f"{letter}{separator}{n}" for letter in "aeimquy" for separator in ("", ":", "/") for n in range(3)]
+    written(source, Kind.STATE, *({"state_id": id_, "data": b"{}"} for id_ in ids))
+    written(source, Kind.VERSION, *(version(id_, f"v of {id_}") for id_ in ids))
+    with redis.Redis.from_url(second["connection_url"]) as client:
+        yield migration(source=first, target=second), client, ids
+
+
+def bodies_of(client, *ids):
+    """Leave bodies without sorted sets, as a connection does that breaks between the two."""
+    client.mset({f"ag-ui:state:version:{id_}:{name}": b'{"ID":"%b"}' % name.encode() for id_, name in ids})
+
+
+@pytest.mark.parametrize("scope", ["ids of a plan", "whole store"])
+def test_bodies_that_no_sorted_set_names_are_removed_in_every_key_range(two_redis, scope):
+    move, client, ids = two_redis
+    session, plan = move.stage()
+    made = backup.create(session)
+    if scope == "ids of a plan":
+        bodies_of(client, ("another", "lost"))
+        made = backup.ensure(session, plan, staged_ranges(session, plan).values())
+    import_(session, plan, ["01"])
+    bodies_of(client, *((id_, f"v of {id_}") for id_ in ids), *((id_, f"more {n}") for id_ in ids for n in range(30)))
+
+    report = backup.restore(session, made)
+
+    left = {b"ag-ui:state:version:another:lost"} if scope == "ids of a plan" else set()
+    assert set(client.keys("*")) == left
+    assert report.removed["version"] == 31 * len(ids)
+
+
+def test_a_body_that_no_sorted_set_names_stops_the_import_whatever_its_key_range(two_redis):
+    move, client, ids = two_redis
+    session, plan = move.stage()
+    bodies_of(client, *((id_, "lost") for id_ in ids))
+
+    with pytest.raises(BackupError) as refused:
+        backup.ensure(session, plan, staged_ranges(session, plan).values())
+
+    assert sorted(refused.value.data["ids"]) == sorted(f"{id_}/lost" for id_ in ids)
 
 
 def test_what_cannot_be_read_after_a_restore_is_not_called_restored(migration, ends):

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import threading
+import time
+from pathlib import Path
 
+import psycopg
 import pyarrow as pa
 import pytest
 import redis
+from psycopg import sql
 
 from agui_pipelines.canonical import LARGE
 from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.errors import ValidationFailedError
+from agui_pipelines.keyspace import single_spans
 from agui_pipelines.phases import recheck
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.integrity import ORPHANS
 from agui_pipelines.phases.plan import current, is_open
 from agui_pipelines.phases.validate import PHASE, report_name, require_passed, validate
 from agui_pipelines.records import SCHEMAS, Kind
+from agui_pipelines.stores.bodies import nanoseconds
 
 BACKENDS = ["file", "redis", "postgresql"]
 TIME = "2025-07-14T09:30:15.123456Z"
+THEN = "2024-02-29T23:59:59.5Z"
 CANARY = "canary-77c1"
 BIG = b"123456789012345678901234567890"
 
@@ -36,6 +44,12 @@ def removed(store, kind, *ids):
     schema = pa.schema([SCHEMAS[kind].field(name) for name in names])
     rows = [dict(zip(names, id_.split("/"), strict=True)) for id_ in ids]
     assert store.remove(kind, pa.RecordBatch.from_pylist(rows, schema=schema)) == len(rows)
+
+
+def held(store, *ids):
+    """States as a store holds them, with their times."""
+    spans = single_spans([id_.encode() for id_ in ids])
+    return [row for span in spans for batch in store.read(Kind.STATE, span, pytest.fail) for row in batch.to_pylist()]
 
 
 def state(id_, data=b"{}", **more):
@@ -178,10 +192,11 @@ def two_redis(config, opened, migration):
     """A migration of mortal states between two Redis stores, done; and a client of the target."""
     clients = []
 
-    def make(**more):
+    def make(*, left=None, **more):
         first, second = config("redis", "first"), config("redis", "second")
         source = opened(first)
-        rows = [state(f"s{i}", expires_at=4_000_000_000_500) for i in range(5)]
+        moment = 4_000_000_000_500 if left is None else round(time.time() * 1000) + left
+        rows = [state(f"s{i}", expires_at=moment) for i in range(5)]
         written(source, Kind.STATE, *rows, state("immortal"))
         move = migration(source=first, target=second, **more)
         assert move.run().validation.passed
@@ -233,6 +248,153 @@ def test_expiries_are_not_compared_where_the_target_has_no_place_for_them(migrat
 
     assert report.passed
     assert (report.expiry_compared, report.kinds["state"].untimely.count) == (False, 0)
+
+
+@pytest.fixture
+def skewed(monkeypatch):
+    """Sets the clock of this machine ten minutes on (1) or back (-1); that of the servers stays."""
+    true = time.time
+    return lambda direction: monkeypatch.setattr(time, "time", lambda: true() + direction * 600)
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_what_should_not_have_expired_yet_by_the_clock_of_the_target_is_missing(two_redis, skewed, direction):
+    move, client = two_redis(accept_losses=[], left=300_000)
+    client.delete("ag-ui:state:state:s2")
+    skewed(direction)
+
+    report = move.validate()
+
+    assert report.kinds["state"].missing.ids == ("s2",)
+    assert report.kinds["state"].expired == 0
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_what_has_expired_by_the_clock_of_the_target_is_not_missing(two_redis, skewed, direction):
+    move, client = two_redis(accept_losses=[], left=6_000)
+    while client.exists("ag-ui:state:state:s2", "ag-ui:state:state:s4"):
+        time.sleep(0.05)
+    skewed(direction)
+
+    report = move.validate()
+
+    assert (report.passed, report.kinds["state"].expired) == (True, 5)
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis_keys"])
+def test_what_has_expired_at_the_source_is_told_by_its_own_clock(migration, config, opened, skewed, kind):
+    first, second = {**config("redis", "first"), "type": kind}, config("postgresql", "second")
+    prefix = "ag-ui:state:state:" if kind == "redis" else ""
+    with redis.Redis.from_url(first["connection_url"]) as client:
+        client.set(f"{prefix}deleted", "{}", px=300_000)
+        client.set(f"{prefix}there", "{}", px=300_000)
+        move = migration(source=first, target=second)
+        move.run()
+        client.delete(f"{prefix}deleted")
+    removed(opened(second), Kind.STATE, "deleted", "there")
+    skewed(1)
+
+    assert move.validate().source_changes.ids.ids == ("deleted",)
+
+
+# Times
+
+
+@pytest.fixture
+def dated(migration, config, opened):
+    """A migration of states with times, done, between two stores of a kind; gives it and what changes a state's times."""
+
+    def make(kind, **more):
+        first, second = config(kind, "first"), config(kind, "second")
+        rows = [state(f"s{i}", b'{"n":%d}' % i, created_at=THEN, updated_at=TIME) for i in range(5)]
+        written(opened(first), Kind.STATE, *rows)
+        move = migration(source=first, target=second, **more)
+        assert move.run().validation.passed
+
+        def date(state_id, **times):
+            if kind == "postgresql":
+                for column, time in times.items():
+                    with psycopg.connect(second["connection_url"]) as connection:
+                        query = sql.SQL("UPDATE ag_states SET {} = %s WHERE state_id = %s")
+                        connection.execute(query.format(sql.Identifier(column)), (time, state_id))
+            else:
+                [path] = Path(second["file_options"]["base_dir"]).glob(f"states/*/{state_id}.json")
+                os.utime(path, ns=(nanoseconds(times["updated_at"]),) * 2)
+
+        return move, date
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "others", "found", "compared"),
+    [
+        ("file", {"s1": {"updated_at": "2025-07-14T09:30:15.123456001Z"}}, ("s1",), ["updated_at"]),
+        (
+            "postgresql",
+            {
+                "s0": {"created_at": THEN, "updated_at": TIME},
+                "s1": {"updated_at": "2025-07-14T09:30:15.123457Z"},
+                "s2": {"created_at": "2024-02-29T23:59:59.500001Z"},
+                "s3": {"created_at": None},
+            },
+            ("s1", "s2", "s3"),
+            ["created_at", "updated_at"],
+        ),
+    ],
+)
+def test_another_time_is_found_to_the_last_digit_that_the_target_keeps(dated, kind, others, found, compared):
+    move, date = dated(kind, accept_losses=[])
+    for state_id, times in others.items():
+        date(state_id, **times)
+
+    report = move.validate()
+
+    assert report.kinds["state"].misdated.ids == found
+    assert (report.kinds["state"].migrated, report.kinds["state"].untimely.count) == (5, 0)
+    assert not report.passed
+    public = report.to_dict()
+    assert (public["timestamps_compared"], public["timestamp_states_count"]) == (compared, len(found))
+    with pytest.raises(ValidationFailedError, match=f"{len(found)} states with another time of creation or update"):
+        require_passed(report)
+    assert move.run(fresh=True).validation.passed
+
+
+@pytest.mark.parametrize("kind", ["file", "postgresql"])
+def test_another_time_is_told_and_does_no_harm_where_its_loss_is_accepted(dated, kind):
+    move, date = dated(kind, accept_losses=["timestamps"])
+    date("s2", updated_at=THEN)
+
+    report = move.validate()
+
+    assert report.passed
+    assert report.kinds["state"].misdated.ids == ("s2",)
+
+
+def test_a_time_that_is_there_at_a_second_look_is_no_mismatch(dated):
+    move, date = dated("postgresql", accept_losses=[])
+    date("s2", updated_at=THEN)
+    date("s3", updated_at=THEN)
+
+    report = validated_while(move, lambda: date("s2", updated_at=TIME))
+
+    assert (report.recheck.records, report.recheck.settled) == (2, 1)
+    assert report.kinds["state"].misdated.ids == ("s3",)
+
+
+def test_times_that_were_not_staged_or_have_no_place_are_not_compared(migration, config, opened):
+    first, second, third = config("redis", "first"), config("postgresql", "second"), config("redis", "third")
+    written(opened(first), Kind.STATE, state("s"))
+    there = migration(source=first, target=second, accept_losses=[]).run().validation
+    written(opened(second), Kind.STATE, state("s", created_at=THEN, updated_at=TIME))
+    back = migration(name="back", source=second, target=third, accept_losses=["timestamps"]).run().validation
+
+    assert (there.passed, there.kinds["state"].misdated.count) == (True, 0)
+    assert (back.passed, back.kinds["state"].misdated.count) == (True, 0)
+    assert (there.to_dict()["timestamps_compared"], back.to_dict()["timestamps_compared"]) == (
+        ["created_at", "updated_at"],
+        [],
+    )
 
 
 # Referential integrity
@@ -390,19 +552,19 @@ def validated_while(move, work):
 @pytest.mark.parametrize("destination", BACKENDS)
 def test_what_is_there_at_a_second_look_is_no_mismatch_and_the_rest_is(moved, monkeypatch, destination, few):
     monkeypatch.setattr(recheck, "_FEW", 1000 if few else 0)
-    move, source, target = moved(destination)
-    whole = source.get_state("s3")
+    move, _, target = moved(destination)
+    s3, s4, s5 = held(target, "s3", "s4", "s5")
     removed(target, Kind.STATE, "s3", "s5")
     written(target, Kind.STATE, state("s4", b'{"n":"changed"}'))
 
-    report = validated_while(move, lambda: written(target, Kind.STATE, state("s3", whole), state("s4", whole)))
+    report = validated_while(move, lambda: written(target, Kind.STATE, s3, s4))
 
     assert not report.passed
     assert (report.recheck.records, report.recheck.settled) == (3, 2)
     assert report.kinds["state"].missing.ids == ("s5",)
     assert report.kinds["state"].corrupted.count == 0
     assert report.kinds["state"].migrated == 19
-    again = validated_while(move, lambda: written(target, Kind.STATE, state("s5", whole)))
+    again = validated_while(move, lambda: written(target, Kind.STATE, s5))
     assert again.passed
     assert (again.recheck.settled, again.kinds["state"].total, again.kinds["version"].total) == (1, 20, 60)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -19,6 +20,7 @@ import pytest
 
 from agui_pipelines.errors import ConnectionFailedError, StoreError, UnstorableRecordError
 from agui_pipelines.keyspace import Span, cut, write_catalogue
+from agui_pipelines.owner import Owner
 from agui_pipelines.ports import BATCH_BYTES, Snapshot, Store, Version, Written
 from agui_pipelines.records import SCHEMAS, Kind, Reject, digested
 from agui_pipelines.spec import FileConfig
@@ -353,6 +355,38 @@ def test_prepare_clears_away_only_old_leftovers(base: Path, store: FileStore) ->
     tomorrow = (folder / "other.tmp").stat().st_ctime_ns + 1
     Layout(bytes(base), 16).remove_leftovers(before_ns=tomorrow)
     assert files(base) == ["states/shard_15/.agui-user.json", "states/shard_15/other.tmp"]
+
+
+def test_prepare_clears_away_what_a_crash_left_of_a_look_at_the_clock(base: Path, store: FileStore) -> None:
+    store.prepare()
+    lease = store.lock(Owner.here("story"), 60)
+    probe = base / ".agui-lock-0123456789ab"
+    probe.touch()
+    store.prepare()
+    assert files(base) == [".agui-lock", ".agui-lock-0123456789ab"]
+    Layout(bytes(base), 16).remove_leftovers(before_ns=probe.stat().st_ctime_ns + 1)
+    assert files(base) == [".agui-lock"]
+    lease.release()
+
+
+def test_a_lock_that_cannot_be_removed_is_told_as_an_error_of_the_store(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.prepare()
+    lease = store.lock(Owner.here("story"), 60)
+
+    unlink = os.unlink
+
+    def forbidden(path: bytes) -> None:
+        if path.endswith(b"/.agui-lock"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        unlink(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", forbidden)
+        with pytest.raises(StoreError, match=r"\.agui-lock: Permission denied"):
+            lease.release()
+    lease.release()
 
 
 def test_documents_that_are_no_json_objects_are_refused(base: Path, store: FileStore) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg import sql
 
 from agui_pipelines.canonical import Trait, digest
 from agui_pipelines.drivers.postgresql_binary import moment
@@ -30,11 +31,12 @@ from agui_pipelines.errors import (
     StoreError,
     UnstorableRecordError,
 )
-from agui_pipelines.keyspace import CATALOGUE, KeyRange, Span, cut, write_catalogue
+from agui_pipelines.keyspace import CATALOGUE, KeyRange, Span, cut, single_spans, write_catalogue
 from agui_pipelines.ports import BATCH_BYTES, Snapshot, Store, Version, Written
 from agui_pipelines.records import SCHEMAS, SNAPSHOT, STATE, VERSION, Kind, digested
 from agui_pipelines.spec import PostgresConfig
 from agui_pipelines.stores.postgresql import PostgresStore
+from agui_pipelines.stores.postgresql_tables import TABLES, Tables
 
 CANARY = "canary-4711"
 
@@ -655,6 +657,23 @@ def test_tables_in_another_byte_order_are_read_and_written_all_the_same(open_sto
     assert store.write(Kind.STATE, batch) == Written(unchanged=4)
     assert [row["state_id"] for row in read(store)] == ids
     assert [row["state_id"] for row in read(store, lower=b"a", upper="é".encode())] == ["a", "aé"]
+    [single] = single_spans([b"a"])
+    assert [row["state_id"] for row in read(store, lower=single.lower, upper=single.upper)] == ["a"]
+
+
+def test_a_single_id_is_found_by_the_index_in_whatever_order_that_is(open_store, postgres_url):
+    execute(postgres_url, 'CREATE TABLE ag_states (state_id varchar(255) COLLATE "C.utf8" PRIMARY KEY, data jsonb)')
+    open_store().prepare()
+    tables = Tables("public")
+    [single] = single_spans([b"a"])
+    with connected(postgres_url) as connection:
+        connection.execute("SET enable_seqscan = off")
+        for table in TABLES.values():
+            condition = tables.within(connection, table, single.lower, single.upper)
+            statement = sql.SQL("EXPLAIN SELECT FROM {} WHERE {}").format(tables.identifier(table), condition)
+            shown = "".join(line for (line,) in connection.execute(statement))
+            found_by, _, _ = shown.partition("Index Cond:")[2].partition("Filter:")
+            assert " = 'a'" in found_by, shown
 
 
 def test_a_store_can_be_used_while_it_is_being_read(store):

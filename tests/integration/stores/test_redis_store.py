@@ -688,5 +688,16 @@ def test_a_user_who_may_only_use_the_keys_of_the_store_passes_the_check_and_can_
             lease.release()
 
 
+def test_behind_a_fence_no_body_is_written_without_its_sorted_set() -> None:
+    with EmbeddedRedis() as server, redis.Redis(port=server.port) as client:
+        client.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", "-zadd")
+        with store_on(f"redis://u:p@127.0.0.1:{server.port}/0") as store:
+            store.lock(owner := Owner.here("story"), 10)
+            store.fence(owner.token)
+            with pytest.raises(StoreError, match="zadd"):
+                store.write(Kind.VERSION, batch_of(Kind.VERSION, version("v", "a"), version("w", "b")))
+            assert client.keys(P + "version*") == []
+
+
 def test_it_is_a_store(store: RedisStore) -> None:
     assert isinstance(store, Store)

@@ -149,6 +149,25 @@ def test_what_is_no_record_is_told(body: bytes) -> None:
         version_parts(body)
 
 
+@pytest.mark.parametrize(
+    ("value", "is_what"),
+    [
+        (b'{"secret":"canary"}', "an object"),
+        (b'["canary"]', "an array"),
+        (b"4711", "a number"),
+        (b"-4711", "a number"),
+        (b"true", "a boolean"),
+    ],
+)
+def test_of_what_is_no_record_the_member_is_told_and_not_what_it_holds(value: bytes, is_what: str) -> None:
+    with pytest.raises(ValueError, match=f"^the member 'timestamp' is {is_what}, not a string$"):
+        version_parts(b'{"ID":"v","Timestamp":%b}' % value)
+    with pytest.raises(ValueError, match=r"^a text of 6 characters is not an RFC 3339 time$"):
+        nanoseconds("canary")
+    with pytest.raises(ValueError, match=r"^it is not a time of day$"):
+        nanoseconds("2025-07-14T24:00:00Z")
+
+
 def test_a_number_or_depth_beyond_reading_is_told_the_same_way() -> None:
     with pytest.raises(ValueError):
         version_parts(b'{"ID":"\\ud800","State":{"n":1e99999999999999999999999}}')
