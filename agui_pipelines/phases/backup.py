@@ -187,11 +187,16 @@ def restore(session: Session, backup: Backup) -> RestoreReport:
     `BackupError` if the store is not as it was afterwards.
     """
     verify(session, backup)
+    return put_back(session, backup)
+
+
+def put_back(session: Session, backup: Backup) -> RestoreReport:
+    """Restore a backup that the caller has verified."""
     with session.exclusive(backup.of):
-        return _restore(session, backup)
+        return _put_back(session, backup)
 
 
-def _restore(session: Session, backup: Backup) -> RestoreReport:
+def _put_back(session: Session, backup: Backup) -> RestoreReport:
     opened = partial(_opened, session, backup.of)
     with opened() as store:
         _require_same_place(backup, store)

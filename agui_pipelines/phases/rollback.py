@@ -7,8 +7,8 @@ hooks around the restore: verify the backup, stop, restore, start, validate.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 from agui_pipelines.errors import BackupError, RefusedError, RollbackError
@@ -74,7 +74,8 @@ def after_failure(session: Session, run_id: str) -> Aftermath:
             if reason := _kept_because(session, begun):
                 return Aftermath("kept", f"The target was left as it is: {reason}")
             made = _of_ranges(session, begun) or []
-            restored = tuple(backups.restore(session, each) for each in reversed(made))
+            _verify(session, made)
+            restored = _put_back(session, made)
     except Exception as error:
         kept = f" Its backups are kept: {', '.join(each.backup_id for each in made)}." if made else ""
         raise RollbackError(
@@ -111,44 +112,80 @@ def is_live(ledger: Ledger) -> bool:
 
 
 def rollback(
-    session: Session, backup_id: str | None = None, *, tell: Callable[[Step], None] = lambda _: None
+    session: Session,
+    backup_id: str | None = None,
+    *,
+    agreed: Sequence[Backup] | None = None,
+    tell: Callable[[Step], None] = lambda _: None,
 ) -> tuple[Step, ...]:
     """Put back a backup of the target, or, without an id, what the newest import has replaced.
 
-    Each step is told when it is done. Raises `RefusedError` or `StagingError` before anything is stopped if there is no such
-    backup or it does not verify; `HookError` if a hook fails; `BackupError` if the target is not as it was.
+    `agreed` is what was `chosen` before and agreed to: nothing else is put back. Backups are verified before the target is
+    taken from others, which may have to wait long otherwise. Each step is told when it is done.
+
+    Raises `RefusedError` or `StagingError` before anything is stopped if there is no such backup, it does not verify, or it is
+    not what the choice is by now; `HookError` if a hook fails; `BackupError` if the target is not as it was.
     """
-    backed_up = chosen(session, backup_id)
+    backed_up = list(agreed or chosen(session, backup_id))
+    steps = _Steps(tell)
+    _verify(session, backed_up)
+    steps.done("verify", f"{', '.join(each.backup_id for each in backed_up)}: intact")
     with session.exclusive():
-        return _rolled_back(session, backed_up, tell)
+        _require_unchanged(session, backup_id, backed_up)
+        _roll_back(session, backed_up, steps)
+    return tuple(steps.finished)
 
 
-def _rolled_back(session: Session, backed_up: list[Backup], tell: Callable[[Step], None]) -> tuple[Step, ...]:
-    hooks = session.migration.hooks
-    steps: list[Step] = []
-    began = time.monotonic()
+@dataclass(slots=True)
+class _Steps:
+    """What has been done so far, each with its time."""
 
-    def done(name: StepName, detail: str) -> None:
-        nonlocal began
+    tell: Callable[[Step], None]
+    finished: list[Step] = field(default_factory=list)
+    _began: float = field(default_factory=time.monotonic)
+
+    def done(self, name: StepName, detail: str) -> None:
         now = time.monotonic()
-        steps.append(Step(name, detail, round(now - began, 3)))
-        began = now
-        tell(steps[-1])
+        self.finished.append(Step(name, detail, round(now - self._began, 3)))
+        self._began = now
+        self.tell(self.finished[-1])
 
-    for each in backed_up:
-        backups.verify(session, each)
-    done("verify", f"{', '.join(each.backup_id for each in backed_up)}: intact")
+
+def _roll_back(session: Session, backed_up: list[Backup], steps: _Steps) -> None:
+    hooks = session.migration.hooks
     if hooks.stop is not None:
         run_hook(session, "stop", hooks.stop)
-    done("stop", "hook ended with 0" if hooks.stop else "no hook")
-    restored = tuple(backups.restore(session, each) for each in reversed(backed_up))
-    done("restore", _told(restored))
+    steps.done("stop", "hook ended with 0" if hooks.stop else "no hook")
+    restored = _put_back(session, backed_up)
+    steps.done("restore", _told(restored))
     if hooks.start is not None:
         run_hook(session, "start", hooks.start)
-    done("start", "hook ended with 0" if hooks.start else "no hook")
-    done("validate", _validated(session, backed_up))
+    steps.done("start", "hook ended with 0" if hooks.start else "no hook")
+    steps.done("validate", _validated(session, backed_up))
     _record(session, backed_up[-1].plan_id, restored, automatic=False)
-    return tuple(steps)
+
+
+def _verify(session: Session, made: Iterable[Backup]) -> None:
+    for each in made:
+        backups.verify(session, each)
+
+
+def _put_back(session: Session, verified: Sequence[Backup]) -> tuple[RestoreReport, ...]:
+    """The newest first, as each is of what an import found that came after the ones before."""
+    return tuple(backups.put_back(session, each) for each in reversed(verified))
+
+
+def _require_unchanged(session: Session, backup_id: str | None, backed_up: list[Backup]) -> None:
+    """Raises `RefusedError` if the choice is another one by now. Nobody else can change it while the target is held."""
+    now = [each.backup_id for each in chosen(session, backup_id)]
+    before = [each.backup_id for each in backed_up]
+    if now != before:
+        raise RefusedError(
+            f"What there is to roll back has changed meanwhile: it was {', '.join(before)}, and is now {', '.join(now)}.",
+            why="Another run of this migration has imported or rolled back since it was chosen. Nothing was stopped, and "
+            "nothing put back.",
+            remedy="Look at agui-migrate backup list, then run the same command again.",
+        )
 
 
 def _validated(session: Session, backed_up: list[Backup]) -> str:

@@ -7,15 +7,20 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from agui_pipelines.errors import RefusedError
+from agui_pipelines.cli import output
+from agui_pipelines.cli import rollback as command
+from agui_pipelines.errors import RefusedError, RollbackError
 from agui_pipelines.expectations.runner import Expectation, SuiteReport
 from agui_pipelines.ledger import Entry
+from agui_pipelines.owner import Owner
 from agui_pipelines.phases import backup
+from agui_pipelines.phases import rollback as rollback_module
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import plan
-from agui_pipelines.phases.rollback import after_failure, rollback
+from agui_pipelines.phases.rollback import after_failure, chosen, rollback
 from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, RESTORE_BEGUN
 from agui_pipelines.phases.validate import validate
+from agui_pipelines.staging import SnapshotReader
 
 
 @pytest.fixture
@@ -150,3 +155,64 @@ def test_records_that_refuse_expectations_are_not_imported_by_a_later_run(move, 
         import_(session, plan(move.session()), ["00"])
 
     assert documents(store) == BEFORE
+
+
+def test_a_backup_is_verified_once_before_the_target_is_taken(move, store, monkeypatch):
+    run_of(move, "first")
+    [made] = backup.outstanding(move.session())
+    verified = []
+
+    def verify(reader):
+        lease = store.lock(Owner.here("another"), 5.0)  # refused while somebody holds it
+        lease.release()
+        verified.append(reader.manifest.snapshot_id)
+        return original(reader)
+
+    original = SnapshotReader.verify
+    monkeypatch.setattr(SnapshotReader, "verify", verify)
+
+    rollback(move.session())
+
+    assert sorted(verified) == sorted(made.snapshots.values())
+    assert documents(store) == BEFORE
+
+
+def test_no_backup_is_put_back_unless_all_of_them_are_intact(move, store, monkeypatch):
+    run_of(move, "first")
+    session = move.session()
+    [made] = backup.outstanding(session)
+    damaged = replace(made, backup_id="backup-damaged", catalogue_checksum="0")
+    monkeypatch.setattr(rollback_module, "_of_ranges", lambda *_: [damaged, made])
+
+    with pytest.raises(RollbackError, match="missing"):
+        after_failure(session, "first")
+
+    assert documents(store) == MOVED
+
+
+def test_only_what_was_agreed_to_is_put_back(move, store):
+    run_of(move, "first")
+    agreed = chosen(move.session())
+    rollback(move.session())
+    run_of(move, "second")
+
+    with pytest.raises(RefusedError, match="changed"):
+        rollback(move.session(), agreed=agreed)
+
+    assert documents(store) == MOVED
+
+
+def test_the_command_puts_back_what_it_has_asked_for_and_nothing_else(move, store, monkeypatch):
+    run_of(move, "first")
+
+    def agree(question):
+        assert chosen(move.session())[0].backup_id in question
+        rollback(move.session())
+        run_of(move, "second")
+
+    monkeypatch.setattr(output, "agree", agree)
+
+    with pytest.raises(RefusedError, match="changed"):
+        command.rollback(move.session().migration, None, yes=False, json=False)
+
+    assert documents(store) == MOVED
