@@ -7,11 +7,12 @@ hooks around the restore: verify the backup, stop, restore, start, validate.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
-from agui_pipelines.errors import BackupError, RefusedError, RollbackError
+from agui_pipelines.errors import BackupError, MigrationError, RefusedError, RollbackError
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import backup as backups
 from agui_pipelines.phases.backup import Backup, RestoreReport
@@ -23,6 +24,8 @@ from agui_pipelines.phases.transform import PHASE as TRANSFORM
 PHASE: Final = "rollback"
 CUTOVER: Final = "cutover"
 """Ledger entries of this phase say which side is ``live``: ``source`` or ``target``."""
+
+_STILL_STOPPED: Final = "The applications that the stop hook has ended are still stopped."
 
 StepName = Literal["verify", "stop", "restore", "start", "validate"]
 
@@ -68,24 +71,31 @@ def after_failure(session: Session, run_id: str) -> Aftermath:
             "The target is live since its cutover, so it was left as it is. Look at it, and decide: agui-migrate rollback "
             "would take back what was written since.",
         )
-    made: list[Backup] = []
-    try:
-        with session.exclusive():
-            if reason := _kept_because(session, begun):
-                return Aftermath("kept", f"The target was left as it is: {reason}")
-            made = _of_ranges(session, begun) or []
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(session.exclusive())
+        except MigrationError as error:
+            raise _not_put_back(error, []) from error
+        if reason := _kept_because(session, begun):
+            return Aftermath("kept", f"The target was left as it is: {reason}")
+        made = _of_ranges(session, begun) or []
+        try:
             _verify(session, made)
             restored = _put_back(session, made)
-    except Exception as error:
-        kept = f" Its backups are kept: {', '.join(each.backup_id for each in made)}." if made else ""
-        raise RollbackError(
-            f"The target could not be put back as it was: {error}",
-            why=f"It holds part of the import.{kept}",
-            remedy="Mend what stands in the way, then: agui-migrate rollback",
-            backups=[each.backup_id for each in made],
-        ) from error
+        except Exception as error:  # whatever it is, people must hear that the target is half imported
+            raise _not_put_back(error, made) from error
     _record(session, begun.plan_id, restored, automatic=True)
     return Aftermath("rolled_back", _told(restored), restored)
+
+
+def _not_put_back(error: Exception, made: Sequence[Backup]) -> RollbackError:
+    kept = f" Its backups are kept: {', '.join(each.backup_id for each in made)}." if made else ""
+    return RollbackError(
+        f"The target could not be put back as it was: {error}",
+        why=f"It holds part of the import.{kept}",
+        remedy="Mend what stands in the way, then: agui-migrate rollback",
+        backups=[each.backup_id for each in made],
+    )
 
 
 def _kept_because(session: Session, begun: Entry) -> str:
@@ -153,16 +163,44 @@ class _Steps:
 
 def _roll_back(session: Session, backed_up: list[Backup], steps: _Steps) -> None:
     hooks = session.migration.hooks
-    if hooks.stop is not None:
-        run_hook(session, "stop", hooks.stop)
-    steps.done("stop", "hook ended with 0" if hooks.stop else "no hook")
-    restored = _put_back(session, backed_up)
-    steps.done("restore", _told(restored))
-    if hooks.start is not None:
-        run_hook(session, "start", hooks.start)
-    steps.done("start", "hook ended with 0" if hooks.start else "no hook")
+    with _telling_what_is_stopped(session, steps):
+        if hooks.stop is not None:
+            run_hook(session, "stop", hooks.stop)
+        steps.done("stop", "hook ended with 0" if hooks.stop else "no hook")
+        restored = _put_back(session, backed_up)
+        steps.done("restore", _told(restored))
+        if hooks.start is not None:
+            run_hook(session, "start", hooks.start)
+        steps.done("start", "hook ended with 0" if hooks.start else "no hook")
     steps.done("validate", _validated(session, backed_up))
     _record(session, backed_up[-1].plan_id, restored, automatic=False)
+
+
+@contextmanager
+def _telling_what_is_stopped(session: Session, steps: _Steps) -> Iterator[None]:
+    """Let what ends a rollback between its hooks also say what has become of the target and of whoever uses it."""
+    hooks = session.migration.hooks
+    try:
+        yield
+    except MigrationError as error:
+        done = steps.finished[-1].step
+        if done == "verify":
+            error.why = f"Nothing was put back. What the stop hook has ended by then is stopped. {error.why}"
+        elif done == "stop" and hooks.stop is not None:
+            error.why = f"{error.why} {_STILL_STOPPED}".lstrip()
+            error.remedy = (
+                f"{error.remedy} A rollback that succeeds runs hooks.start; until then, start them by hand only if they can "
+                "do with a target that is half put back."
+            ).lstrip()
+        elif done == "restore":
+            still = f" {_STILL_STOPPED}" if hooks.stop is not None else ""
+            error.why = f"The target was put back as it was, and that was proven.{still}"
+            error.remedy = "Start the applications by hand; there is nothing left to roll back. Then mend hooks.start."
+        raise
+    except BaseException:
+        if hooks.stop is not None:
+            session.meter(PHASE).tell(f"{_STILL_STOPPED} A rollback that is run to its end starts them.")
+        raise
 
 
 def _verify(session: Session, made: Iterable[Backup]) -> None:

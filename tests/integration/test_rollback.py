@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, replace
 
 import pytest
 
 from agui_pipelines.cli import output
 from agui_pipelines.cli import rollback as command
-from agui_pipelines.errors import RefusedError, RollbackError
+from agui_pipelines.errors import BackupError, HookError, RefusedError, RollbackError, StagingError
 from agui_pipelines.expectations.runner import Expectation, SuiteReport
 from agui_pipelines.ledger import Entry
 from agui_pipelines.owner import Owner
@@ -216,3 +217,93 @@ def test_the_command_puts_back_what_it_has_asked_for_and_nothing_else(move, stor
         command.rollback(move.session().migration, None, yes=False, json=False)
 
     assert documents(store) == MOVED
+
+
+def hooked(move, **codes):
+    """The migration with hooks that run Python code."""
+    return move.but(hooks={name: {"command": [sys.executable, "-c", code]} for name, code in codes.items()})
+
+
+def test_a_restore_that_fails_after_the_stop_hook_says_that_applications_are_still_stopped(move, store, tmp_path):
+    run_of(move, "first")
+    [segment] = move.workspace.glob("snapshots/backup-*/state-*.parquet")
+    damage = f"import pathlib; pathlib.Path({str(segment)!r}).unlink()"
+    stopping = hooked(move, stop=damage, start=f"open({str(tmp_path / 'started')!r}, 'w')")
+
+    with pytest.raises(StagingError) as failed:
+        rollback(stopping.session())
+
+    assert "still stopped" in failed.value.why
+    assert "hooks.start" in failed.value.remedy
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_restore_that_fails_without_a_stop_hook_says_nothing_of_applications(move, store, monkeypatch):
+    run_of(move, "first")
+    monkeypatch.setattr(backup, "put_back", refuse)
+
+    with pytest.raises(BackupError) as failed:
+        rollback(move.session())
+
+    assert "stopped" not in str(failed.value)
+
+
+def refuse(*_):
+    raise BackupError("It could not be put back.")
+
+
+def test_an_interrupted_restore_says_that_applications_are_still_stopped(move, store, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    run_of(move, "first")
+    monkeypatch.setattr(backup, "put_back", interrupt)
+    said = []
+    session = replace(hooked(move, stop="pass").session(), listener=lambda progress: said.append(progress.note))
+
+    with pytest.raises(KeyboardInterrupt):
+        rollback(session)
+
+    assert "still stopped" in " ".join(filter(None, said))
+
+
+def test_a_start_hook_that_fails_says_that_the_target_is_right_and_the_applications_are_not_started(move, store):
+    run_of(move, "first")
+
+    with pytest.raises(HookError) as failed:
+        rollback(hooked(move, stop="pass", start="raise SystemExit(3)").session())
+
+    assert documents(store) == BEFORE
+    assert "was put back" in failed.value.why
+    assert "still stopped" in failed.value.why
+    assert "run the same command again" not in failed.value.remedy
+
+
+def test_a_stop_hook_that_fails_says_that_nothing_was_put_back(move, store):
+    run_of(move, "first")
+
+    with pytest.raises(HookError) as failed:
+        rollback(hooked(move, stop="raise SystemExit(3)").session())
+
+    assert documents(store) == MOVED
+    assert "Nothing was put back" in failed.value.why
+
+
+def test_what_goes_wrong_while_it_is_decided_is_not_called_a_failed_restore(move, store):
+    session, made = run_of(move, "first")
+    session.ledger.record(Entry("transform", made.plan_id, "00", outputs={}))  # no such entry is ever written
+
+    with pytest.raises(KeyError):
+        after_failure(move.session(), "first")
+
+
+def test_a_restore_that_fails_by_itself_keeps_the_backup_and_says_so(move, store, monkeypatch):
+    run_of(move, "first")
+    monkeypatch.setattr(backup, "put_back", refuse)
+    [made] = backup.outstanding(move.session())
+
+    with pytest.raises(RollbackError) as failed:
+        after_failure(move.session(), "first")
+
+    assert failed.value.data["backups"] == [made.backup_id]
+    assert made.backup_id in failed.value.why
