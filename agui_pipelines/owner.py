@@ -104,7 +104,7 @@ def locked(place: str, owner: Owner | None, expires_in: float | None = None, *, 
         remedy += f" If it has died, its lock expires in {_duration(expires_in)}; then run again."
     return LockedError(
         f"{_capital(who)} is writing to {place}.",
-        why="Two migrations that write to one target would overwrite each other's records. Nothing was written.",
+        why="Two migrations that write to one target would overwrite each other's records. This run has written nothing.",
         remedy=remedy,
         owner=asdict(owner) if owner else None,
         expires_in=expires_in,

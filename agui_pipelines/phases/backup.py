@@ -356,7 +356,7 @@ def _read(
             raise BackupError(
                 f"What {store.describe()} holds under {len(unreadable):,} ids cannot be read, so it cannot be backed up: "
                 f"{named([found.name for found in unreadable])}. {unreadable[0].detail}",
-                why="It could not be put back. Nothing was written.",
+                why="It could not be put back. This run has written nothing.",
                 remedy="Mend or remove it there, then run again; or set backup.before_import to false to import without a way "
                 "back.",
                 ids=[found.name for found in unreadable],

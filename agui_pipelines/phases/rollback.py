@@ -43,7 +43,7 @@ class Step:
 class Aftermath:
     """What became of the target after a run that failed."""
 
-    status: Literal["nothing_written", "rolled_back", "kept", "live"]
+    status: Literal["nothing_written", "written_before", "rolled_back", "kept", "live"]
     sentence: str
     restored: tuple[RestoreReport, ...] = ()
 
@@ -64,7 +64,7 @@ def after_failure(session: Session, run_id: str) -> Aftermath:
     """
     begun = imported_in(session.ledger, run_id)
     if begun is None:
-        return Aftermath("nothing_written", "Nothing was written to the target.")
+        return _nothing_written(session)
     if is_live(session.ledger):
         return Aftermath(
             "live",
@@ -86,6 +86,23 @@ def after_failure(session: Session, run_id: str) -> Aftermath:
             raise _not_put_back(error, made) from error
     _record(session, begun.plan_id, restored, automatic=True)
     return Aftermath("rolled_back", _told(restored), restored)
+
+
+def _nothing_written(session: Session) -> Aftermath:
+    """Of a run that did not come so far; the one that it resumed may have."""
+    now = standing(session.ledger)
+    if now.begun is None or now.begun.plan_id not in now.written:
+        return Aftermath("nothing_written", "Nothing was written to the target.")
+    undo = (
+        "To undo it: agui-migrate rollback"
+        if backups.of_plan(session, now.begun.plan_id)
+        else "There is no backup to undo it by."
+    )
+    return Aftermath(
+        "written_before",
+        f"This run wrote nothing to the target, but an earlier one has, from {now.begun.at} on ({now.begun.plan_id}), and that "
+        f"was neither proven nor taken back. {undo}",
+    )
 
 
 def _not_put_back(error: Exception, made: Sequence[Backup]) -> RollbackError:

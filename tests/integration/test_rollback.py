@@ -307,3 +307,37 @@ def test_a_restore_that_fails_by_itself_keeps_the_backup_and_says_so(move, store
 
     assert failed.value.data["backups"] == [made.backup_id]
     assert made.backup_id in failed.value.why
+
+
+def test_a_resumed_run_that_is_refused_says_that_an_earlier_one_has_written(move, store):
+    run_of(move, "first")
+
+    aftermath = after_failure(move.session(), "second")
+
+    assert aftermath.status == "written_before"
+    assert "agui-migrate rollback" in aftermath.sentence
+    assert documents(store) == MOVED
+
+
+def test_of_an_import_that_was_proven_or_taken_back_nothing_is_said(move, store):
+    session, made = run_of(move, "first")
+    rollback(move.session())
+    assert after_failure(move.session(), "second").status == "nothing_written"
+    session, made = run_of(move, "third")
+    assert validate(session, made).passed
+    assert after_failure(move.session(), "fourth").status == "nothing_written"
+
+
+def test_an_import_without_a_backup_stays_written(move, store):
+    run_of(move.but(backup={"before_import": False}), "first")
+
+    aftermath = after_failure(move.session(), "second")
+
+    assert aftermath.status == "written_before"
+    assert "no backup" in aftermath.sentence
+
+
+def test_a_migration_that_never_wrote_has_written_nothing(move, store):
+    move.stage()
+
+    assert after_failure(move.session(), "first").status == "nothing_written"
