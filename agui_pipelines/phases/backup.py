@@ -40,7 +40,7 @@ from agui_pipelines.phases.observation import Unreadable, Within
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import End, Session
-from agui_pipelines.phases.standing import BACKUP, BACKUP_DELETED, RESTORE, RESTORE_BEGUN, standing
+from agui_pipelines.phases.standing import BACKUP, BACKUP_DELETED, RESTORE, RESTORE_BEGUN, Standing, standing
 from agui_pipelines.ports import BATCH_BYTES, Consistent, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import SCHEMAS, Digester, Kind, Reject, gathered, id_columns
@@ -216,12 +216,16 @@ def _put_back(session: Session, backup: Backup) -> RestoreReport:
 
 def delete(session: Session, backup: Backup, *, force: bool = False) -> None:
     """Delete a backup. Raises `RefusedError`, unless `force`, while it may be needed: see `_is_needed`."""
-    if not force and _is_needed(session, backup):
+    if not force and _is_needed(standing(session.ledger), backup):
         raise RefusedError(
             f"The backup {backup.backup_id} may be needed: its migration has not been proven, or its restore has not ended.",
             why="It is the only way back.",
             remedy="Validate the migration or finish the rollback first, or delete it all the same with --force.",
         )
+    _remove(session, backup)
+
+
+def _remove(session: Session, backup: Backup) -> None:
     # Recorded first: a backup half of whose files are gone is none.
     session.ledger.record(Entry(BACKUP_DELETED, backup.plan_id, backup.backup_id))
     for snapshot_id in backup.snapshots.values():
@@ -233,15 +237,15 @@ def prune(session: Session, keep: int) -> list[Backup]:
     """Delete all but the newest `keep` backups of each end, and those that may be needed; which were."""
     existing = backups(session)
     old = [b for of in ("source", "target") for b in [b for b in existing if b.of == of][: -keep or None]]
-    gone = [backup for backup in old if not _is_needed(session, backup)]
+    now = standing(session.ledger)
+    gone = [backup for backup in old if not _is_needed(now, backup)]
     for backup in gone:
-        delete(session, backup)
+        _remove(session, backup)
     return gone
 
 
-def _is_needed(session: Session, backup: Backup) -> bool:
+def _is_needed(now: Standing, backup: Backup) -> bool:
     """Whether a backup was made for a migration that is neither proven nor undone, or is being put back."""
-    now = standing(session.ledger)
     if backup.backup_id in now.unfinished:
         return True
     return bool(backup.plan_id) and backup.backup_id in now.outstanding and backup.plan_id not in now.proven

@@ -12,14 +12,17 @@ from agui_pipelines.cli import output
 from agui_pipelines.cli import rollback as command
 from agui_pipelines.errors import BackupError, HookError, RefusedError, RollbackError, StagingError
 from agui_pipelines.expectations.runner import Expectation, SuiteReport
-from agui_pipelines.ledger import Entry
+from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.owner import Owner
 from agui_pipelines.phases import backup
+from agui_pipelines.phases import import_ as import_module
 from agui_pipelines.phases import rollback as rollback_module
+from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import plan
 from agui_pipelines.phases.rollback import after_failure, chosen, rollback
 from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, RESTORE_BEGUN
+from agui_pipelines.phases.transform import transform
 from agui_pipelines.phases.validate import validate
 from agui_pipelines.staging import SnapshotReader
 
@@ -55,6 +58,86 @@ def documents(store):
 
 MOVED = {"one": "source", "two": "source"}
 BEFORE = {"one": "before"}
+
+
+@pytest.fixture
+def admitted(monkeypatch):
+    """The snapshots of each look at whether they may be imported."""
+
+    def require(session, snapshots):
+        readers = list(snapshots)
+        seen.append({reader.manifest.snapshot_id for reader in readers})
+        original(session, readers)
+
+    seen, original = [], import_module.require_importable
+    monkeypatch.setattr(import_module, "require_importable", require)
+    return seen
+
+
+def test_a_run_looks_once_at_whether_its_records_may_be_imported(move, store, admitted):
+    session, made = move.stage()
+    ranges = [r.name for r in made.ranges]
+    first = replace(session, run_id="first")
+
+    import_module.back_up(first, made, ranges)
+    import_(first, made, ranges)
+
+    assert len(admitted) == 1
+    assert documents(store) == MOVED
+
+
+def test_what_a_run_has_staged_anew_is_looked_at_anew_and_so_is_all_in_another_run(move, admitted):
+    session, made = move.stage()
+    ranges = [r.name for r in made.ranges]
+    first = replace(session, run_id="first")
+    import_module.back_up(first, made, ranges)
+    [before] = admitted
+    for name in ranges:
+        session.ledger.record(Entry("export", made.plan_id, name, outputs={"rejects": 1}))
+    export(session, made, ranges)
+    transform(session, made, ranges)
+
+    import_(first, made, ranges)
+    import_module.back_up(replace(session, run_id="second"), made, ranges)
+    import_module.back_up(session, made, ranges)
+
+    assert len(admitted) == 4
+    assert admitted[1] != before
+    assert admitted[1:] == [admitted[1]] * 3
+
+
+def test_what_may_no_longer_be_lost_is_refused_within_the_run_too(move, admitted):
+    session, made = move.stage()
+    ranges = [r.name for r in made.ranges]
+    import_module.back_up(replace(session, run_id="first"), made, ranges)
+
+    strict = replace(move.but(accept_losses=[]).session(), run_id="first")
+    import_module.back_up(strict, made, ranges)
+
+    assert len(admitted) == 2
+
+
+@pytest.mark.parametrize("phase", ["prune", "of_plan"])
+def test_the_ledger_is_read_as_often_for_many_backups_as_for_one(move, monkeypatch, phase):
+    session, made = run_of(move.but(backup={"keep": 100}), "first")
+
+    def readings():
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Ledger, "entries", lambda ledger, **of: seen.append(of) or original(ledger, **of))
+            if phase == "prune":
+                assert backup.prune(session, keep=0) == []
+            else:
+                assert backup.of_plan(session, made.plan_id)
+        return len(seen)
+
+    original = Ledger.entries
+    one = readings()
+    for _ in range(3):
+        made_by_hand = backup.create(session)
+        session.ledger.record(Entry(RESTORE_BEGUN, "", made_by_hand.backup_id))  # so that it may be needed
+
+    assert readings() == one
 
 
 def test_what_a_failed_run_imported_is_taken_back(move, store):
