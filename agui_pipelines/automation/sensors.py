@@ -10,18 +10,16 @@ from typing import Any
 import dagster as dg
 
 from agui_pipelines import spec
+from agui_pipelines.automation.command_line import is_of_command_line
 from agui_pipelines.automation.jobs import AFTER_RUN, rollback_job
 from agui_pipelines.ledger import Ledger
 from agui_pipelines.phases.rollback import imported_in
 from agui_pipelines.staging import Workspace
 
-_OF_COMMAND_LINE = "agui/process"
-"""The tag that tells them."""
-
 
 def _request(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
     run = context.dagster_run
-    if run.job_name == rollback_job.name or _OF_COMMAND_LINE in run.tags:
+    if run.job_name == rollback_job.name or is_of_command_line(run):
         return dg.SkipReason("No run that imports, or one of the command line, which undoes its imports itself.")
     config: Any = run.run_config
     file = config.get("resources", {}).get("migration", {}).get("config", {}).get("migration_file", "")
