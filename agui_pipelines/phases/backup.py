@@ -8,6 +8,7 @@ back, removes under those ids what was not there before, and proves the outcome 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -203,12 +204,17 @@ def _put_back(session: Session, backup: Backup) -> RestoreReport:
         store.prepare()
     if backup.of == "target":
         session.ledger.record(Entry(RESTORE_BEGUN, backup.plan_id, backup.backup_id))
+    # Removed first, so that there is room in a target that is full. A restore that ends here is done again from its beginning.
+    removed = Counter(dict.fromkeys(map(str, Kind), 0))
+    is_more = _remove_others(session, backup, opened, removed)
     meter = session.meter(RESTORE, total=sum(backup.records.values()))
     session.in_parallel(partial(_write_back, session, opened, meter), _snapshots(session, backup))
-    removed = _remove_others(session, backup, opened)
+    while is_more:
+        before = removed.total()
+        is_more = _remove_others(session, backup, opened, removed) and removed.total() > before
     expired = require_restored(session, backup)
     progress = session.conclude(meter, backup.plan_id)
-    report = RestoreReport(backup.backup_id, backup.records, expired, removed, progress.seconds)
+    report = RestoreReport(backup.backup_id, backup.records, expired, dict(removed), progress.seconds)
     phase = RESTORE if backup.of == "target" else _SOURCE_RESTORED
     session.ledger.record(Entry(phase, backup.plan_id, backup.backup_id, outputs=asdict(report)))
     return report
@@ -389,9 +395,12 @@ def _within(session: Session, backup: Backup) -> Within | None:
 
 
 def _remove_others(
-    session: Session, backup: Backup, opened: Callable[[], AbstractContextManager[Store]]
-) -> dict[str, int]:
-    removed = dict.fromkeys(map(str, Kind), 0)
+    session: Session, backup: Backup, opened: Callable[[], AbstractContextManager[Store]], removed: Counter[str]
+) -> bool:
+    """Remove what was not there before, and count it.
+
+    Whether there may be more: of what cannot be read only so much is named at a time, of which part may be overwritten soon.
+    """
     meter = session.meter("restore_others")
     snapshots = _snapshots(session, backup)
     there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup))
@@ -400,13 +409,13 @@ def _remove_others(
             for batch in chain(comparison.others(kind), [_unreadable_ones(kind, comparison, unreadable)]):
                 removed[kind] += retried(session, meter, partial(store.remove, kind, batch))
         store.flush()
-    return removed
+    return unreadable.count > len(unreadable.named)
 
 
 def _unreadable_ones(kind: Kind, comparison: Comparison, unreadable: Unreadable) -> pa.RecordBatch:
     """The ids of what cannot be read and so was not there before, as none of it was when the backup was made.
 
-    Where it is not certain what an id is made of, and under ids that have just been put back, it is left, and told of by
+    Where it is not certain what an id is made of, and under ids that are put back, it is left, and told of by
     `require_restored`.
     """
     columns = id_columns(kind)
