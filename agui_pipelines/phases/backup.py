@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from xxhash import xxh3_128
 
 from agui_pipelines.errors import BackupError, MigrationError, RefusedError, StagingError, named
 from agui_pipelines.keyspace import (
@@ -51,7 +50,6 @@ from agui_pipelines.staging.workspace import new_id
 
 PHASE: Final = BACKUP
 _SOURCE_RESTORED: Final = "restore_source"
-_CHUNK: Final = 1024 * 1024
 _HELD_KEYS: Final = 50_000
 """Keys of a range that are held in memory to tell which of the records between its bounds are wanted, about."""
 
@@ -172,7 +170,7 @@ def verify(session: Session, backup: Backup) -> None:
     """Read every segment of a backup. Raises `StagingError` if one is missing or damaged."""
     for snapshot in _snapshots(session, backup):
         snapshot.verify()
-    if _checksum(session, backup.catalogue) != backup.catalogue_checksum:
+    if session.workspace.checksum(backup.catalogue) != backup.catalogue_checksum:
         raise StagingError(
             f"The catalogue of the backup {backup.backup_id} is damaged: its checksum is another one.",
             why="It says which ids are put back and which removed.",
@@ -282,14 +280,6 @@ def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBat
     return recorded
 
 
-def _checksum(session: Session, name: str) -> str:
-    checksum = xxh3_128()
-    with session.workspace.reading(name) as file:
-        while chunk := file.read(_CHUNK):
-            checksum.update(chunk)
-    return checksum.hexdigest()
-
-
 def _sealed(
     session: Session, of: End, plan_id: str, backup_id: str, covers: tuple[str, ...], made: dict[str, str]
 ) -> Backup:
@@ -330,7 +320,7 @@ def _sealed(
         work = partial(one, digester)
         session.in_parallel(lambda r: retried(session, meter, partial(work, r)), [r for r in ranges if r.keys])
     session.conclude(meter, plan_id)
-    snapshots, checksum = dict(sorted(made.items())), _checksum(session, name)
+    snapshots, checksum = dict(sorted(made.items())), session.workspace.checksum(name)
     return Backup(backup_id, of, plan_id, place, tuple(ranges), snapshots, covers, records, size, checksum)
 
 

@@ -80,8 +80,10 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
     """Export the named key ranges. While the plan is open, a range that is finished and without rejects is not repeated.
 
     All ranges that are read by one call are read as they were at one moment, if the source is `ports.Consistent`. That is
-    not the moment of the plan: what was added since then is read too, what is gone counts as vanished.
+    not the moment of the plan: what was added since then is read too, what is gone counts as vanished. Raises
+    `StagingError` for a catalogue that is damaged.
     """
+    plan.verify(session.workspace)
     meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
     with session.digester(meter.total) as digester, session.source_at_once(plan.plan_id, plan.created_at) as opened:
 
