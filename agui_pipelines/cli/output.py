@@ -38,6 +38,8 @@ PHASES: Final = {
     "restore": "Restore",
     "restore_others": "Look for more",
     "restore_proof": "Prove",
+    "rollback": "Roll back",
+    "differences": "Describe",
 }
 PLAIN_SECONDS: Final = 5.0
 """How often a plain line is printed for a phase that goes on, when standard error is no terminal."""
