@@ -17,7 +17,7 @@
     ├── SourceError                a foreign source cannot be read to its end                    (exit 1)
     ├── StagingError               a snapshot, manifest or ledger is missing or damaged          (exit 1)
     ├── TransformError             a transform cannot be loaded, or broke                        (exit 1)
-    ├── RefusedError               a check says no: nothing was written                          (exit 3)
+    ├── RefusedError               a check says no before anything is written                    (exit 3)
     │   ├── RejectLimitError       more records were rejected than the migration allows
     │   ├── CollisionError         two source records want the same target id
     │   ├── LossError              the target has no place for something that carries meaning
@@ -122,7 +122,7 @@ class TransformError(MigrationError):
 
 
 class RefusedError(MigrationError):
-    """A check says no; nothing was written to the target."""
+    """A check says no before this run has written anything to the target."""
 
     exit_code = 3
 

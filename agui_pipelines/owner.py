@@ -54,7 +54,7 @@ class Owner:
             host=platform.node(),
             machine=_machine(),
             process=process,
-            started=_started(process) or "",
+            started=_started(process),
             token=secrets.token_hex(16),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -80,9 +80,7 @@ class Owner:
             return True
         if self.machine != _machine():
             return False
-        if not _PROC.is_dir():
-            return not _exists(self.process)
-        return _started(self.process) != self.started
+        return not exists(self.process, self.started)
 
     @property
     def age(self) -> str:
@@ -104,7 +102,7 @@ def locked(place: str, owner: Owner | None, expires_in: float | None = None, *, 
         remedy += f" If it has died, its lock expires in {_duration(expires_in)}; then run again."
     return LockedError(
         f"{_capital(who)} is writing to {place}.",
-        why="Two migrations that write to one target would overwrite each other's records. Nothing was written.",
+        why="Two migrations that write to one target would overwrite each other's records. This run has written nothing.",
         remedy=remedy,
         owner=asdict(owner) if owner else None,
         expires_in=expires_in,
@@ -129,24 +127,32 @@ def _machine() -> str:
         return f"{uuid.getnode():x}"
 
 
-def _started(process: int) -> str | None:
-    """When a process was started, in clock ticks since its kernel was; None if there is no such process."""
-    try:
-        # The name, which stands in parentheses, may hold blanks and parentheses itself.
-        fields = (_PROC / str(process) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[_STATE] in _ENDED else fields[_STARTED]
-
-
-def _exists(process: int) -> bool:
+def exists(process: int, started: str = "") -> bool:
+    """Whether a process of this machine lives and, as far as that is given and can be told, was started at that moment."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
+        pass  # it is another user's
+    fields = _stat(process)
+    if fields is None:  # there is no ``/proc``, or it does not show the processes of others
         return True
-    return True
+    return fields[_STATE] not in _ENDED and started in ("", fields[_STARTED])
+
+
+def _started(process: int) -> str:
+    """When a process was started, in clock ticks since its kernel was; empty where that is not told."""
+    fields = _stat(process)
+    return fields[_STARTED] if fields else ""
+
+
+def _stat(process: int) -> list[str] | None:
+    try:
+        # The name, which stands in parentheses, may hold blanks and parentheses itself.
+        return (_PROC / str(process) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
 
 
 def _duration(seconds: float) -> str:

@@ -107,7 +107,8 @@ def reported() -> Iterator[None]:
     try:
         yield
     except MigrationError as error:
-        metadata = {"error": type(error).__name__, "why": error.why, "remedy": error.remedy}
+        cause = type(error.__cause__).__name__ if isinstance(error.__cause__, MigrationError) else ""
+        metadata = {"error": type(error).__name__, "cause": cause, "why": error.why, "remedy": error.remedy}
         raise dg.Failure(
             description=str(error),
             metadata={**{name: value for name, value in metadata.items() if value}, **error.data.get("figures", {})},

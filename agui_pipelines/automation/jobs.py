@@ -13,6 +13,8 @@ DRY_RUN = "dry_run"
 VALIDATE = "validate"
 AFTER_RUN = "agui/rollback_of"
 """Tag of a rollback: the run that it undoes."""
+ATTEMPT = "agui/rollback_attempt"
+"""Tag of a rollback: for the how manieth time it is tried, if not for the first."""
 
 
 @dg.job(name="rollback", executor_def=dg.in_process_executor)

@@ -5,23 +5,28 @@ Runs of the command line are not looked at: it does that itself, and leaves an i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
 
 from agui_pipelines import spec
-from agui_pipelines.automation.jobs import AFTER_RUN, rollback_job
+from agui_pipelines.automation.command_line import is_of_command_line
+from agui_pipelines.automation.jobs import AFTER_RUN, ATTEMPT, rollback_job
+from agui_pipelines.errors import LockedError
 from agui_pipelines.ledger import Ledger
 from agui_pipelines.phases.rollback import imported_in
 from agui_pipelines.staging import Workspace
 
-_OF_COMMAND_LINE = "agui/process"
-"""The tag that tells them."""
+ATTEMPTS: Final = 10
+"""To undo a run while somebody else writes to the target: at 30 seconds between two looks of a sensor longer than the lock
+of an owner that died lasts, several times over."""
 
 
 def _request(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
     run = context.dagster_run
-    if run.job_name == rollback_job.name or _OF_COMMAND_LINE in run.tags:
+    if run.job_name == rollback_job.name:
+        return _request_again(context)
+    if is_of_command_line(run):
         return dg.SkipReason("No run that imports, or one of the command line, which undoes its imports itself.")
     config: Any = run.run_config
     file = config.get("resources", {}).get("migration", {}).get("config", {}).get("migration_file", "")
@@ -36,6 +41,38 @@ def _request(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReaso
         },
         tags={AFTER_RUN: run.run_id},
     )
+
+
+def _request_again(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    """A rollback that found the target locked, be it by the run itself that is only just ending, is tried again."""
+    run = context.dagster_run
+    undone, attempt = run.tags.get(AFTER_RUN), int(run.tags.get(ATTEMPT, "1"))
+    if undone is None or run.status is not dg.DagsterRunStatus.FAILURE or not _was_locked_out(context):
+        return dg.SkipReason(
+            "A rollback that was asked for, was cancelled, or failed for what does not pass by itself."
+        )
+    if attempt >= ATTEMPTS:
+        return dg.SkipReason(
+            f"Run {undone} was not taken back: another migration held the target's lock at each of {attempt} attempts. "
+            "Look at what it has written, then decide: agui-migrate rollback"
+        )
+    said = "Another migration held the target's lock. Attempt %d of %d to undo the run %s."
+    context.log.info(said, attempt + 1, ATTEMPTS, undone)
+    return dg.RunRequest(
+        run_key=f"rollback-{undone}-{attempt + 1}",
+        run_config=run.run_config,
+        tags={AFTER_RUN: undone, ATTEMPT: str(attempt + 1)},
+    )
+
+
+def _was_locked_out(context: dg.RunStatusSensorContext) -> bool:
+    """Whether a step of the run failed as somebody else held the lock; see `resources.reported`."""
+    events = context.instance.all_logs(context.dagster_run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    failures = [event.dagster_event.step_failure_data.user_failure_data for event in events if event.dagster_event]
+    found = {
+        each.metadata[name].value for each in failures if each for name in ("error", "cause") if name in each.metadata
+    }
+    return LockedError.__name__ in found
 
 
 @dg.run_status_sensor(

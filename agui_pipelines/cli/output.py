@@ -38,6 +38,8 @@ PHASES: Final = {
     "restore": "Restore",
     "restore_others": "Look for more",
     "restore_proof": "Prove",
+    "rollback": "Roll back",
+    "differences": "Describe",
 }
 UNFOLDED: Final = 100_000
 """Columns of what is no terminal: a program reads it line by line."""

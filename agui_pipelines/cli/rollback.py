@@ -22,7 +22,7 @@ def rollback(migration: spec.Migration, backup_id: str | None, *, yes: bool, jso
         output.note(f"{step.step:<9}{step.detail} ({step.seconds:.1f} s)")
 
     with output.progress() as listener:
-        steps = phase.rollback(Session.open(migration, listener), backup_id, tell=tell)
+        steps = phase.rollback(Session.open(migration, listener), backup_id, agreed=chosen, tell=tell)
     if json:
         ids_ = [each.backup_id for each in chosen]
         output.print_json({"migration": migration.name, "backups": ids_, "steps": [asdict(step) for step in steps]})

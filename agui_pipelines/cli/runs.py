@@ -6,20 +6,15 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from agui_pipelines import spec
 from agui_pipelines.cli.home import dagster_home, open_instance
 from agui_pipelines.errors import MigrationError
 from agui_pipelines.expectations import worker
 from agui_pipelines.progress import Listener
-
-if TYPE_CHECKING:
-    from dagster import DagsterInstance
 
 
 def execute(
@@ -44,6 +39,7 @@ def execute(
         import pandas as pd  # noqa: F401 - DuckDB does with its first batch, and it would count as a phase's time
         from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError
 
+        from agui_pipelines.automation import command_line
         from agui_pipelines.definitions import defs
         from agui_pipelines.phases.expect import recorded_refusal
         from agui_pipelines.phases.session import Session
@@ -55,10 +51,10 @@ def execute(
         tags = {
             "dagster/asset_partition_range_start": names[0],
             "dagster/asset_partition_range_end": names[-1],
-            **_owner(migration.name),
+            **command_line.tags(migration.name, run_id),
         }
         with open_instance(dagster_home(migration.workspace_url)) as instance:
-            _conclude_dead_runs(instance, migration.name)
+            command_line.conclude_dead_runs(instance, migration.name)
             try:
                 defs.resolve_job_def(job).execute_in_process(
                     run_id=run_id,
@@ -76,30 +72,6 @@ def execute(
             except DagsterExecutionInterruptedError:
                 # Dagster puts its own in place of our signal handlers while a step runs.
                 raise KeyboardInterrupt from None
-
-
-def _owner(name: str) -> dict[str, str]:
-    return {"agui/migration": name, "agui/host": platform.node(), "agui/process": str(os.getpid())}
-
-
-def _conclude_dead_runs(instance: DagsterInstance, name: str) -> None:
-    """Mark runs of this migration whose process was killed as failed; Dagster watches only runs that it launched itself."""
-    from dagster import DagsterRunStatus, RunsFilter
-
-    tags = {"agui/migration": name, "agui/host": platform.node()}
-    for dead in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED], tags=tags)):
-        if not _alive(int(dead.tags["agui/process"])):
-            instance.report_run_failed(dead, "The process that ran it was killed. Run the migration again to resume.")
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextmanager

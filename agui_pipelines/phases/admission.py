@@ -80,7 +80,7 @@ def _require_accepted_losses(session: Session, readers: list[SnapshotReader]) ->
     instead = f", or let the documents carry it: keep: [{keepable}]" if keepable else ""
     raise LossError(
         f"This route would lose what carries meaning: {told}.",
-        why="What is not in the target after the switch is gone for good; nothing was written.",
+        why="What is not in the target after the switch is gone for good; this run has written nothing.",
         remedy=f"Accept it with this line in the migration file: accept_losses: [{accepted}]{instead}. Then run again.",
         losses={name: fate.lost for name, fate in refused.items()},
         loss_ledger=losses.table(found, session.migration.accept_losses),
@@ -110,7 +110,8 @@ def _require_own_slots(session: Session, readers: list[SnapshotReader]) -> None:
                 raise CollisionError(
                     f"Several {kind}s would take one place in the target: "
                     f"{named([f'{one} and {other}' for one, other in shared])}.",
-                    why="It tells them apart by less than their ids, so one would overwrite the other. Nothing was written.",
+                    why="It tells them apart by less than their ids, so one would overwrite the other. This run has written "
+                    "nothing.",
                     remedy="Change one of the ids by a transform or at the source, or choose another target.",
                     ids=[id_ for pair in shared for id_ in pair],
                 )

@@ -8,6 +8,7 @@ back, removes under those ids what was not there before, and proves the outcome 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -17,7 +18,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from xxhash import xxh3_128
 
 from agui_pipelines.errors import BackupError, MigrationError, RefusedError, StagingError, named
 from agui_pipelines.keyspace import (
@@ -41,7 +41,7 @@ from agui_pipelines.phases.observation import Belonging, Unreadable, Within
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import End, Session
-from agui_pipelines.phases.standing import BACKUP, BACKUP_DELETED, RESTORE, RESTORE_BEGUN, standing
+from agui_pipelines.phases.standing import BACKUP, BACKUP_DELETED, RESTORE, RESTORE_BEGUN, Standing, standing
 from agui_pipelines.ports import BATCH_BYTES, Consistent, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import SCHEMAS, Digester, Kind, Reject, gathered, id_columns
@@ -52,7 +52,6 @@ from agui_pipelines.staging.workspace import new_id
 PHASE: Final = BACKUP
 _SOURCE_RESTORED: Final = "restore_source"
 _IDS: Final = pa.schema([("id", pa.string()), ("other", pa.string())])
-_CHUNK: Final = 1024 * 1024
 _HELD_KEYS: Final = 50_000
 """Keys of a range that are held in memory to tell which of the records between its bounds are wanted, about."""
 
@@ -173,7 +172,7 @@ def verify(session: Session, backup: Backup) -> None:
     """Read every segment of a backup. Raises `StagingError` if one is missing or damaged."""
     for snapshot in _snapshots(session, backup):
         snapshot.verify()
-    if _checksum(session, backup.catalogue) != backup.catalogue_checksum:
+    if session.workspace.checksum(backup.catalogue) != backup.catalogue_checksum:
         raise StagingError(
             f"The catalogue of the backup {backup.backup_id} is damaged: its checksum is another one.",
             why="It says which ids are put back and which removed.",
@@ -189,23 +188,33 @@ def restore(session: Session, backup: Backup) -> RestoreReport:
     `BackupError` if the store is not as it was afterwards.
     """
     verify(session, backup)
+    return put_back(session, backup)
+
+
+def put_back(session: Session, backup: Backup) -> RestoreReport:
+    """Restore a backup that the caller has verified."""
     with session.exclusive(backup.of):
-        return _restore(session, backup)
+        return _put_back(session, backup)
 
 
-def _restore(session: Session, backup: Backup) -> RestoreReport:
+def _put_back(session: Session, backup: Backup) -> RestoreReport:
     opened = partial(_opened, session, backup.of)
     with opened() as store:
         _require_same_place(backup, store)
         store.prepare()
     if backup.of == "target":
         session.ledger.record(Entry(RESTORE_BEGUN, backup.plan_id, backup.backup_id))
+    # Removed first, so that there is room in a target that is full. A restore that ends here is done again from its beginning.
+    removed = Counter(dict.fromkeys(map(str, Kind), 0))
+    is_more = _remove_others(session, backup, opened, removed)
     meter = session.meter(RESTORE, total=sum(backup.records.values()))
     session.in_parallel(partial(_write_back, session, opened, meter), _snapshots(session, backup))
-    removed = _remove_others(session, backup, opened)
+    while is_more:
+        before = removed.total()
+        is_more = _remove_others(session, backup, opened, removed) and removed.total() > before
     expired = require_restored(session, backup)
     progress = session.conclude(meter, backup.plan_id)
-    report = RestoreReport(backup.backup_id, backup.records, expired, removed, progress.seconds)
+    report = RestoreReport(backup.backup_id, backup.records, expired, dict(removed), progress.seconds)
     phase = RESTORE if backup.of == "target" else _SOURCE_RESTORED
     session.ledger.record(Entry(phase, backup.plan_id, backup.backup_id, outputs=asdict(report)))
     return report
@@ -213,12 +222,16 @@ def _restore(session: Session, backup: Backup) -> RestoreReport:
 
 def delete(session: Session, backup: Backup, *, force: bool = False) -> None:
     """Delete a backup. Raises `RefusedError`, unless `force`, while it may be needed: see `_is_needed`."""
-    if not force and _is_needed(session, backup):
+    if not force and _is_needed(standing(session.ledger), backup):
         raise RefusedError(
             f"The backup {backup.backup_id} may be needed: its migration has not been proven, or its restore has not ended.",
             why="It is the only way back.",
             remedy="Validate the migration or finish the rollback first, or delete it all the same with --force.",
         )
+    _remove(session, backup)
+
+
+def _remove(session: Session, backup: Backup) -> None:
     # Recorded first: a backup half of whose files are gone is none.
     session.ledger.record(Entry(BACKUP_DELETED, backup.plan_id, backup.backup_id))
     for snapshot_id in backup.snapshots.values():
@@ -230,15 +243,15 @@ def prune(session: Session, keep: int) -> list[Backup]:
     """Delete all but the newest `keep` backups of each end, and those that may be needed; which were."""
     existing = backups(session)
     old = [b for of in ("source", "target") for b in [b for b in existing if b.of == of][: -keep or None]]
-    gone = [backup for backup in old if not _is_needed(session, backup)]
+    now = standing(session.ledger)
+    gone = [backup for backup in old if not _is_needed(now, backup)]
     for backup in gone:
-        delete(session, backup)
+        _remove(session, backup)
     return gone
 
 
-def _is_needed(session: Session, backup: Backup) -> bool:
+def _is_needed(now: Standing, backup: Backup) -> bool:
     """Whether a backup was made for a migration that is neither proven nor undone, or is being put back."""
-    now = standing(session.ledger)
     if backup.backup_id in now.unfinished:
         return True
     return bool(backup.plan_id) and backup.backup_id in now.outstanding and backup.plan_id not in now.proven
@@ -267,14 +280,6 @@ def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBat
     recorded = _from_entry(session.ledger.record(Entry(PHASE, plan_id, backup_id, outputs=outputs)))
     prune(session, session.migration.backup.keep)
     return recorded
-
-
-def _checksum(session: Session, name: str) -> str:
-    checksum = xxh3_128()
-    with session.workspace.reading(name) as file:
-        while chunk := file.read(_CHUNK):
-            checksum.update(chunk)
-    return checksum.hexdigest()
 
 
 def _sealed(
@@ -317,7 +322,7 @@ def _sealed(
         work = partial(one, digester)
         session.in_parallel(lambda r: retried(session, meter, partial(work, r)), [r for r in ranges if r.keys])
     session.conclude(meter, plan_id)
-    snapshots, checksum = dict(sorted(made.items())), _checksum(session, name)
+    snapshots, checksum = dict(sorted(made.items())), session.workspace.checksum(name)
     return Backup(backup_id, of, plan_id, place, tuple(ranges), snapshots, covers, records, size, checksum)
 
 
@@ -352,7 +357,7 @@ def _read(
             raise BackupError(
                 f"What {store.describe()} holds under {len(unreadable):,} ids cannot be read, so it cannot be backed up: "
                 f"{named([found.name for found in unreadable])}. {unreadable[0].detail}",
-                why="It could not be put back. Nothing was written.",
+                why="It could not be put back. This run has written nothing.",
                 remedy="Mend or remove it there, then run again; or set backup.before_import to false to import without a way "
                 "back.",
                 ids=[found.name for found in unreadable],
@@ -381,9 +386,12 @@ def _within(session: Session, backup: Backup) -> Within | None:
 
 
 def _remove_others(
-    session: Session, backup: Backup, opened: Callable[[], AbstractContextManager[Store]]
-) -> dict[str, int]:
-    removed = dict.fromkeys(map(str, Kind), 0)
+    session: Session, backup: Backup, opened: Callable[[], AbstractContextManager[Store]], removed: Counter[str]
+) -> bool:
+    """Remove what was not there before, and count it.
+
+    Whether there may be more: of what cannot be read only so much is named at a time, of which part may be overwritten soon.
+    """
     meter = session.meter("restore_others")
     snapshots = _snapshots(session, backup)
     there = compared(session, snapshots, meter, opened=opened, within=_within(session, backup))
@@ -393,7 +401,7 @@ def _remove_others(
             for batch in chain(comparison.others(kind), [unreadable_ones]):
                 removed[kind] += retried(session, meter, partial(store.remove, kind, batch))
         store.flush()
-    return removed
+    return unreadable.count > len(unreadable.named)
 
 
 def _unreadable_ones(
@@ -401,7 +409,7 @@ def _unreadable_ones(
 ) -> pa.RecordBatch:
     """The ids of what cannot be read and so was not there before, as none of it was when the backup was made.
 
-    What has been put back under such an id is left, and told of by `require_restored`.
+    What is put back under such an id is left, and told of by `require_restored`.
     """
     columns = id_columns(kind)
     rows = {ids for of, name in unreadable.named if of is kind for ids in _possible_ids(kind, name)}

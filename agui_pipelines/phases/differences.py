@@ -20,12 +20,15 @@ from agui_pipelines import documents
 from agui_pipelines.canonical import LARGE, digest
 from agui_pipelines.errors import StoreError
 from agui_pipelines.phases.comparison import Comparison, name_of
+from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Store
+from agui_pipelines.progress import Meter
 from agui_pipelines.records import Kind, id_columns, instant
 from agui_pipelines.staging import SnapshotReader
 from agui_pipelines.stores.bodies import snapshot_body, version_body
 
+PHASE: Final = "differences"
 DESCRIBED: Final = 100
 """Mismatches of each sort that are looked into."""
 PATCHED: Final = 64 * 1024
@@ -64,12 +67,13 @@ def differences(session: Session, comparison: Comparison, staged: Iterable[Snaps
     }
     found: Differences = {}
     snapshots = list(staged)
+    meter = session.meter(PHASE)
     with session.target() as target:
-        there = target.exists()
+        there = retried(session, meter, target.exists)
         for kind, findings in first.items():
             if not any(findings.values()):
                 continue
-            held = partial(_held, target, kind) if there else _nothing
+            held = partial(_held_after_all, session, meter, target, kind) if there else _nothing
             wanted = {*findings["missing"], *findings["corrupted"]}
             made: dict[str, dict[Ids, Difference]] = {finding: {} for finding in findings}
             for ids, expected in _staged(snapshots, kind, wanted):
@@ -119,6 +123,8 @@ def compare(before: bytes, after: bytes) -> tuple[tuple[str, ...], dict[str, Any
         operations = patch(before, after)
     except ValueError as error:
         return (), {"unreadable": f"It cannot be compared: {error}."}
+    except Exception as error:  # noqa: BLE001 - a description is not worth that a validation fails at it
+        return (), {"unreadable": f"It cannot be compared: {type(error).__name__}."}
     shown = tuple(dict.fromkeys(_cut(operation["path"], _POINTER) for operation in operations[:OPERATIONS]))
     told = [_told(operation) for operation in operations[:OPERATIONS]]
     return shown, {"patch": told, "patch_operations": len(operations)}
@@ -200,6 +206,10 @@ def _staged(snapshots: Iterable[SnapshotReader], kind: Kind, wanted: set[Ids]) -
 def _ids(kind: Kind, batch: pa.RecordBatch) -> list[Ids]:
     first, *second = (batch.column(name).to_pylist() for name in id_columns(kind))
     return list(zip(first, second[0] if second else [""] * len(first), strict=True))
+
+
+def _held_after_all(session: Session, meter: Meter, target: Store, kind: Kind, ids: Ids) -> bytes | str | None:
+    return retried(session, meter, partial(_held, target, kind, ids))
 
 
 def _held(target: Store, kind: Kind, ids: Ids) -> bytes | str | None:

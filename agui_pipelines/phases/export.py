@@ -14,6 +14,7 @@ from agui_pipelines import losses
 from agui_pipelines.canonical import UNUSABLE, Trait
 from agui_pipelines.digests import digest_values
 from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.listed import Listed
 from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
@@ -79,8 +80,10 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
     """Export the named key ranges. While the plan is open, a range that is finished and without rejects is not repeated.
 
     All ranges that are read by one call are read as they were at one moment, if the source is `ports.Consistent`. That is
-    not the moment of the plan: what was added since then is read too, what is gone counts as vanished.
+    not the moment of the plan: what was added since then is read too, what is gone counts as vanished. Raises
+    `StagingError` for a catalogue that is damaged.
     """
+    plan.verify(session.workspace)
     meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
     with session.digester(meter.total) as digester, session.source_at_once(plan.plan_id, plan.created_at) as opened:
 
@@ -161,15 +164,26 @@ def _export_range(
         SnapshotWriter(session.workspace, stage="exported", plan_id=plan.plan_id, range_=name) as writer,
         meter.provisional() as count,
     ):
+        listed = Listed(span) if isinstance(source, Store) else None
+
+        def reject(found: Reject) -> None:
+            writer.reject(found)
+            if listed is not None:
+                listed.meet_reject(found)
+
         states = 0
         for kind in source.kinds:
             with Behind(partial(writer.write, kind)) as sink:
-                for batch in ahead(gathered(source.read(kind, span, writer.reject), GATHER_ROWS, GATHER_BYTES)):
+                for batch in ahead(gathered(source.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
                     session.require_going()
-                    for usable in digested_or_rejected(kind, batch, writer.reject, source, digester):
+                    if listed is not None:
+                        listed.meet(batch)
+                    for usable in digested_or_rejected(kind, batch, reject, source, digester):
                         sink.put(usable)
                         states += usable.num_rows if kind is Kind.STATE else 0
                     count(batch.num_rows, batch.nbytes)
+        if listed is not None:
+            return writer.seal(vanished=listed.vanished)
         # Where every key is a state, what is neither a state nor a reject was gone when it was read.
         vanished = max(0, len(span) - states - writer.rejects) if source.kinds == (Kind.STATE,) else 0
         return writer.seal(vanished=vanished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -11,10 +12,12 @@ from typing import IO, Final
 
 from agui_pipelines.errors import HookError
 from agui_pipelines.phases.session import Session
-from agui_pipelines.spec import Hook, redacted
+from agui_pipelines.spec import Hook, redacted_words
 
 _TOLD: Final = 500
 """Characters of a failed hook's output that are told, the last ones."""
+_READ: Final = 64 * 1024
+"""Bytes of it that are looked at."""
 
 
 def run_hook(session: Session, name: str, hook: Hook) -> None:
@@ -56,10 +59,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _tail(output: IO[bytes]) -> str:
-    size = output.seek(0, os.SEEK_END)
-    output.seek(max(0, size - 4 * _TOLD))
-    words = output.read().decode("utf-8", "replace").split()
-    return " ".join(map(redacted, words))[-_TOLD:]  # word by word, as each may be a URL or a password by itself
+    """The last words, without secrets: of a word that was cut it could not be told whether it is the rest of one."""
+    first = max(0, output.seek(0, os.SEEK_END) - _READ)
+    output.seek(first)
+    text = output.read().decode("utf-8", "replace")
+    if first:
+        _, *whole = re.split(r"\n" if "\n" in text[:-1] else r"\s", text, maxsplit=1)
+        text = "".join(whole)
+    told = redacted_words(text)
+    return told if len(told) <= _TOLD else told[-_TOLD - 1 :].partition(" ")[2]
 
 
 def _failed(name: str, hook: Hook, what: str, said: str = "") -> HookError:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 import orjson
+from xxhash import xxh3_128
 
 from agui_pipelines.errors import LockLostError, StagingError
 from agui_pipelines.ledger import Entry
@@ -33,6 +34,7 @@ from agui_pipelines.staging import Segment, SnapshotReader
 PHASE: Final = "import"
 
 _SEGMENT_PHASE: Final = "import_segment"
+_ADMITTED: Final = "admitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,29 @@ def back_up(session: Session, plan: Plan, ranges: Sequence[str]) -> list[Backup]
     Raises what an import raises before anything is written.
     """
     snapshots = [_require_staged(session, plan, name) for name in ranges]
-    require_importable(session, staged_ranges(session, plan).values())
+    _require_importable_once(session, plan)
     require_expected(session, plan)
     if session.migration.backup.before_import:
         ensure(session, plan, snapshots)
     return of_plan(session, plan.plan_id)
+
+
+def _require_importable_once(session: Session, plan: Plan) -> None:
+    """Within a Dagster run, which backs up and imports in two steps, the same snapshots are looked at once: they are sorted."""
+    readers = list(staged_ranges(session, plan).values())
+    migration = session.migration
+    decisive = [
+        sorted(reader.manifest.snapshot_id for reader in readers),
+        sorted(migration.accept_losses),
+        migration.limits.max_rejects,
+    ]
+    basis = xxh3_128(orjson.dumps(decisive)).hexdigest()
+    known = session.ledger.last(_ADMITTED, plan_id=plan.plan_id, basis=basis) if session.run_id else None
+    if known is not None and known.outputs["run_id"] == session.run_id:
+        return
+    require_importable(session, readers)
+    if session.run_id:
+        session.ledger.record(Entry(_ADMITTED, plan.plan_id, basis=basis, outputs={"run_id": session.run_id}))
 
 
 def imported(session: Session, plan: Plan, snapshot: SnapshotReader) -> Entry | None:

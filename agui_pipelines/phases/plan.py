@@ -53,6 +53,8 @@ class Plan:
     ranges: tuple[KeyRange, ...]
     route: dict[str, str] = field(default_factory=dict)
     """What becomes of each property that a record may have on this route; see `losses.route`."""
+    catalogue_checksum: str = ""
+    """xxh3_128 of the catalogue's file, 32 hex digits; empty for a plan of a version that did not make one."""
     created_at: str = ""
     resumed: bool = False
 
@@ -69,6 +71,15 @@ class Plan:
             f"The plan {self.plan_id} has no key range '{name}': it has {len(self.ranges)}.",
             remedy="Make a new plan, or start the ranges that it has.",
         )
+
+    def verify(self, workspace: Workspace) -> None:
+        """Read the catalogue and compare its checksum. Raises `StagingError` if it is missing or damaged."""
+        if self.catalogue_checksum not in ("", workspace.checksum(self.catalogue)):
+            raise StagingError(
+                f"The catalogue of the plan {self.plan_id} is damaged: its checksum is another one.",
+                why="It lists the keys that are read.",
+                remedy="Restore the file, or start over with --fresh.",
+            )
 
     @contextmanager
     def span(self, workspace: Workspace, name: str) -> Iterator[Span]:
@@ -111,6 +122,7 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
             keys=keys,
             ranges=tuple(ranges),
             route=_route(session, target),
+            catalogue_checksum=session.workspace.checksum(f"catalogues/{plan_id}.parquet"),
         )
     recorded = _from_entry(session.ledger.record(Entry(PHASE, plan_id, outputs=_outputs(made))))
     _remove_old_spools(session)

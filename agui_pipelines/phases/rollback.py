@@ -7,11 +7,12 @@ hooks around the restore: verify the backup, stop, restore, start, validate.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
-from agui_pipelines.errors import BackupError, RefusedError, RollbackError
+from agui_pipelines.errors import BackupError, MigrationError, RefusedError, RollbackError
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import backup as backups
 from agui_pipelines.phases.backup import Backup, RestoreReport
@@ -23,6 +24,8 @@ from agui_pipelines.phases.transform import PHASE as TRANSFORM
 PHASE: Final = "rollback"
 CUTOVER: Final = "cutover"
 """Ledger entries of this phase say which side is ``live``: ``source`` or ``target``."""
+
+_STILL_STOPPED: Final = "The applications that the stop hook has ended are still stopped."
 
 StepName = Literal["verify", "stop", "restore", "start", "validate"]
 
@@ -40,7 +43,7 @@ class Step:
 class Aftermath:
     """What became of the target after a run that failed."""
 
-    status: Literal["nothing_written", "rolled_back", "kept", "live"]
+    status: Literal["nothing_written", "written_before", "rolled_back", "kept", "live"]
     sentence: str
     restored: tuple[RestoreReport, ...] = ()
 
@@ -61,30 +64,55 @@ def after_failure(session: Session, run_id: str) -> Aftermath:
     """
     begun = imported_in(session.ledger, run_id)
     if begun is None:
-        return Aftermath("nothing_written", "Nothing was written to the target.")
+        return _nothing_written(session)
     if is_live(session.ledger):
         return Aftermath(
             "live",
             "The target is live since its cutover, so it was left as it is. Look at it, and decide: agui-migrate rollback "
             "would take back what was written since.",
         )
-    made: list[Backup] = []
-    try:
-        with session.exclusive():
-            if reason := _kept_because(session, begun):
-                return Aftermath("kept", f"The target was left as it is: {reason}")
-            made = _of_ranges(session, begun) or []
-            restored = tuple(backups.restore(session, each) for each in reversed(made))
-    except Exception as error:
-        kept = f" Its backups are kept: {', '.join(each.backup_id for each in made)}." if made else ""
-        raise RollbackError(
-            f"The target could not be put back as it was: {error}",
-            why=f"It holds part of the import.{kept}",
-            remedy="Mend what stands in the way, then: agui-migrate rollback",
-            backups=[each.backup_id for each in made],
-        ) from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(session.exclusive())
+        except MigrationError as error:
+            raise _not_put_back(error, []) from error
+        if reason := _kept_because(session, begun):
+            return Aftermath("kept", f"The target was left as it is: {reason}")
+        made = _of_ranges(session, begun) or []
+        try:
+            _verify(session, made)
+            restored = _put_back(session, made)
+        except Exception as error:  # whatever it is, people must hear that the target is half imported
+            raise _not_put_back(error, made) from error
     _record(session, begun.plan_id, restored, automatic=True)
     return Aftermath("rolled_back", _told(restored), restored)
+
+
+def _nothing_written(session: Session) -> Aftermath:
+    """Of a run that did not come so far; the one that it resumed may have."""
+    now = standing(session.ledger)
+    if now.begun is None or now.begun.plan_id not in now.written:
+        return Aftermath("nothing_written", "Nothing was written to the target.")
+    undo = (
+        "To undo it: agui-migrate rollback"
+        if backups.of_plan(session, now.begun.plan_id)
+        else "There is no backup to undo it by."
+    )
+    return Aftermath(
+        "written_before",
+        f"This run wrote nothing to the target, but an earlier one has, from {now.begun.at} on ({now.begun.plan_id}), and that "
+        f"was neither proven nor taken back. {undo}",
+    )
+
+
+def _not_put_back(error: Exception, made: Sequence[Backup]) -> RollbackError:
+    kept = f" Its backups are kept: {', '.join(each.backup_id for each in made)}." if made else ""
+    return RollbackError(
+        f"The target could not be put back as it was: {error}",
+        why=f"It holds part of the import.{kept}",
+        remedy="Mend what stands in the way, then: agui-migrate rollback",
+        backups=[each.backup_id for each in made],
+    )
 
 
 def _kept_because(session: Session, begun: Entry) -> str:
@@ -111,44 +139,108 @@ def is_live(ledger: Ledger) -> bool:
 
 
 def rollback(
-    session: Session, backup_id: str | None = None, *, tell: Callable[[Step], None] = lambda _: None
+    session: Session,
+    backup_id: str | None = None,
+    *,
+    agreed: Sequence[Backup] | None = None,
+    tell: Callable[[Step], None] = lambda _: None,
 ) -> tuple[Step, ...]:
     """Put back a backup of the target, or, without an id, what the newest import has replaced.
 
-    Each step is told when it is done. Raises `RefusedError` or `StagingError` before anything is stopped if there is no such
-    backup or it does not verify; `HookError` if a hook fails; `BackupError` if the target is not as it was.
+    `agreed` is what was `chosen` before and agreed to: nothing else is put back. Backups are verified before the target is
+    taken from others, which may have to wait long otherwise. Each step is told when it is done.
+
+    Raises `RefusedError` or `StagingError` before anything is stopped if there is no such backup, it does not verify, or it is
+    not what the choice is by now; `HookError` if a hook fails; `BackupError` if the target is not as it was.
     """
-    backed_up = chosen(session, backup_id)
+    backed_up = list(agreed or chosen(session, backup_id))
+    steps = _Steps(tell)
+    _verify(session, backed_up)
+    steps.done("verify", f"{', '.join(each.backup_id for each in backed_up)}: intact")
     with session.exclusive():
-        return _rolled_back(session, backed_up, tell)
+        _require_unchanged(session, backup_id, backed_up)
+        _roll_back(session, backed_up, steps)
+    return tuple(steps.finished)
 
 
-def _rolled_back(session: Session, backed_up: list[Backup], tell: Callable[[Step], None]) -> tuple[Step, ...]:
-    hooks = session.migration.hooks
-    steps: list[Step] = []
-    began = time.monotonic()
+@dataclass(slots=True)
+class _Steps:
+    """What has been done so far, each with its time."""
 
-    def done(name: StepName, detail: str) -> None:
-        nonlocal began
+    tell: Callable[[Step], None]
+    finished: list[Step] = field(default_factory=list)
+    _began: float = field(default_factory=time.monotonic)
+
+    def done(self, name: StepName, detail: str) -> None:
         now = time.monotonic()
-        steps.append(Step(name, detail, round(now - began, 3)))
-        began = now
-        tell(steps[-1])
+        self.finished.append(Step(name, detail, round(now - self._began, 3)))
+        self._began = now
+        self.tell(self.finished[-1])
 
-    for each in backed_up:
-        backups.verify(session, each)
-    done("verify", f"{', '.join(each.backup_id for each in backed_up)}: intact")
-    if hooks.stop is not None:
-        run_hook(session, "stop", hooks.stop)
-    done("stop", "hook ended with 0" if hooks.stop else "no hook")
-    restored = tuple(backups.restore(session, each) for each in reversed(backed_up))
-    done("restore", _told(restored))
-    if hooks.start is not None:
-        run_hook(session, "start", hooks.start)
-    done("start", "hook ended with 0" if hooks.start else "no hook")
-    done("validate", _validated(session, backed_up))
+
+def _roll_back(session: Session, backed_up: list[Backup], steps: _Steps) -> None:
+    hooks = session.migration.hooks
+    with _telling_what_is_stopped(session, steps):
+        if hooks.stop is not None:
+            run_hook(session, "stop", hooks.stop)
+        steps.done("stop", "hook ended with 0" if hooks.stop else "no hook")
+        restored = _put_back(session, backed_up)
+        steps.done("restore", _told(restored))
+        if hooks.start is not None:
+            run_hook(session, "start", hooks.start)
+        steps.done("start", "hook ended with 0" if hooks.start else "no hook")
+    steps.done("validate", _validated(session, backed_up))
     _record(session, backed_up[-1].plan_id, restored, automatic=False)
-    return tuple(steps)
+
+
+@contextmanager
+def _telling_what_is_stopped(session: Session, steps: _Steps) -> Iterator[None]:
+    """Let what ends a rollback between its hooks also say what has become of the target and of whoever uses it."""
+    hooks = session.migration.hooks
+    try:
+        yield
+    except MigrationError as error:
+        done = steps.finished[-1].step
+        if done == "verify":
+            error.why = f"Nothing was put back. What the stop hook has ended by then is stopped. {error.why}"
+        elif done == "stop" and hooks.stop is not None:
+            error.why = f"{error.why} {_STILL_STOPPED}".lstrip()
+            error.remedy = (
+                f"{error.remedy} A rollback that succeeds runs hooks.start; until then, start them by hand only if they can "
+                "do with a target that is half put back."
+            ).lstrip()
+        elif done == "restore":
+            still = f" {_STILL_STOPPED}" if hooks.stop is not None else ""
+            error.why = f"The target was put back as it was, and that was proven.{still}"
+            error.remedy = "Start the applications by hand; there is nothing left to roll back. Then mend hooks.start."
+        raise
+    except BaseException:
+        if hooks.stop is not None:
+            session.meter(PHASE).tell(f"{_STILL_STOPPED} A rollback that is run to its end starts them.")
+        raise
+
+
+def _verify(session: Session, made: Iterable[Backup]) -> None:
+    for each in made:
+        backups.verify(session, each)
+
+
+def _put_back(session: Session, verified: Sequence[Backup]) -> tuple[RestoreReport, ...]:
+    """The newest first, as each is of what an import found that came after the ones before."""
+    return tuple(backups.put_back(session, each) for each in reversed(verified))
+
+
+def _require_unchanged(session: Session, backup_id: str | None, backed_up: list[Backup]) -> None:
+    """Raises `RefusedError` if the choice is another one by now. Nobody else can change it while the target is held."""
+    now = [each.backup_id for each in chosen(session, backup_id)]
+    before = [each.backup_id for each in backed_up]
+    if now != before:
+        raise RefusedError(
+            f"What there is to roll back has changed meanwhile: it was {', '.join(before)}, and is now {', '.join(now)}.",
+            why="Another run of this migration has imported or rolled back since it was chosen. Nothing was stopped, and "
+            "nothing put back.",
+            remedy="Look at agui-migrate backup list, then run the same command again.",
+        )
 
 
 def _validated(session: Session, backed_up: list[Backup]) -> str:

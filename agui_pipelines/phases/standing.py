@@ -36,26 +36,33 @@ class Standing:
     """Plans during whose import the lock was lost, and that were not taken back since."""
     begun: Entry | None
     """The newest import that has begun."""
+    written: frozenset[str] = frozenset()
+    """Plans of which an import has begun, and that were neither proven nor wholly taken back since."""
 
 
 def standing(ledger: Ledger) -> Standing:
-    outstanding: dict[str, None] = {}
+    outstanding: dict[str, str] = {}  # the plan of each
     unfinished: set[str] = set()
     proven: set[str] = set()
     lock_lost: set[str] = set()
+    written: set[str] = set()
     begun = None
     for entry in ledger.entries():
         whole = not entry.plan_id
         if entry.phase == BACKUP and entry.outputs["of"] == "target":
-            outstanding[entry.unit] = None
+            outstanding[entry.unit] = entry.plan_id
         elif entry.phase == BACKUP_DELETED:
             outstanding.pop(entry.unit, None)
             unfinished.discard(entry.unit)
         elif entry.phase == BEGUN:
             begun = entry
+            written.add(entry.plan_id)
             proven.discard(entry.plan_id)
         elif entry.phase == VALIDATE:
-            (proven.add if entry.outputs["passed"] else proven.discard)(entry.plan_id)
+            proven.discard(entry.plan_id)
+            if entry.outputs["passed"]:
+                proven.add(entry.plan_id)
+                written.discard(entry.plan_id)
         elif entry.phase == LOCK_LOST:
             lock_lost.add(entry.plan_id)
         elif entry.phase == RESTORE_BEGUN:
@@ -64,7 +71,14 @@ def standing(ledger: Ledger) -> Standing:
         elif entry.phase == RESTORE:
             unfinished.discard(entry.unit)
             lock_lost.discard(entry.plan_id)
-            outstanding.pop(entry.unit, None)
-            if whole:  # what is there now is not what the backups made before would find under their ids
-                outstanding = {}
-    return Standing(tuple(outstanding), frozenset(unfinished), frozenset(proven), frozenset(lock_lost), begun)
+            # After a whole one, what is there is not what the backups made before would find under their ids.
+            outstanding = {} if whole else {unit: plan for unit, plan in outstanding.items() if unit != entry.unit}
+            written -= written if whole else {entry.plan_id} - set(outstanding.values())
+    return Standing(
+        tuple(outstanding),
+        frozenset(unfinished),
+        frozenset(proven),
+        frozenset(lock_lost),
+        begun,
+        frozenset(written),
+    )

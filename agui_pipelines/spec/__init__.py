@@ -39,7 +39,7 @@ from agui_pipelines.spec.stores import (
     RedisOptions,
     TargetConfig,
 )
-from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, redacted
+from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, redacted, redacted_words
 
 __all__ = [
     "ALIASES",
@@ -81,4 +81,5 @@ __all__ = [
     "parse",
     "read_mapping",
     "redacted",
+    "redacted_words",
 ]

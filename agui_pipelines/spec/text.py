@@ -131,3 +131,9 @@ def redacted(text: str) -> str:
     if "://" in text:
         return _QUERY_PASSWORD.sub(r"\1***", _USERINFO.sub(r"\1:***@", text))
     return _KEYWORD_PASSWORD.sub(r"\1***", text)
+
+
+def redacted_words(text: str) -> str:
+    """A program's output, each of whose words may be or hold a password, without these; its words parted by one blank each."""
+    words = _KEYWORD_PASSWORD.sub(r"\1***", text).split()  # a quoted password may hold blanks
+    return " ".join(map(redacted, words))

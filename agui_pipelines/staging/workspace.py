@@ -22,12 +22,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Final, cast
 
 from upath import UPath
+from xxhash import xxh3_128
 
 from agui_pipelines.errors import StagingError
 from agui_pipelines.spec import redacted
+
+_CHUNK: Final = 1024 * 1024
 
 
 class Workspace:
@@ -132,6 +135,14 @@ class Workspace:
             if not path.exists():
                 return []
             return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+
+    def checksum(self, name: str) -> str:
+        """xxh3_128 of a file, 32 hex digits. Raises `StagingError` if it is missing."""
+        checksum = xxh3_128()
+        with self.reading(name) as file:
+            while chunk := file.read(_CHUNK):
+                checksum.update(chunk)
+        return checksum.hexdigest()
 
     def size(self, name: str) -> int:
         path = self.path(name)

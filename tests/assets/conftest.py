@@ -66,6 +66,7 @@ class Launcher:
         ranges: tuple[str, str] = ("00", "15"),
         check: bool = False,
         run_id: str | None = None,
+        tags: dict[str, str] | None = None,
         **config: Any,
     ) -> dg.ExecuteInProcessResult:
         """Run a job, or some of its assets, as the UI does: with nothing but the resource's configuration."""
@@ -75,7 +76,7 @@ class Launcher:
         return defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey(name) for name in assets] if assets else None,
-            tags=_ranges(*ranges),
+            tags={**_ranges(*ranges), **(tags or {})},
             run_config={**QUIET, "resources": {"migration": {"config": settings}}},
             raise_on_error=check,
             run_id=run_id,

@@ -7,8 +7,10 @@ import psycopg
 import pytest
 from dagster._core.utils import make_new_run_id
 
-from agui_pipelines.automation.sensors import rollback_after_cancellation, rollback_after_failure
+from agui_pipelines import spec
+from agui_pipelines.automation.sensors import ATTEMPTS, rollback_after_cancellation, rollback_after_failure
 from agui_pipelines.definitions import defs
+from agui_pipelines.phases.session import Session
 from assets import import_ as import_asset
 
 SPOILED = """
@@ -124,3 +126,54 @@ def test_the_job_alone_takes_back_the_newest_migration(launcher, instance, moved
 
     assert done.success
     assert moved() == {"007": {"was": "here"}}
+
+
+@pytest.fixture
+def locked_out(launcher, instance, spoiled):
+    """A failed run, and its rollback, which found another migration writing there; what held the lock is over."""
+    failed = launcher.launch()
+    request = asked(rollback_after_failure, instance, failed)
+    with Session.open(spec.parse({**launcher.text, "name": "other"}, folder=launcher.folder)).exclusive():
+        rollback = rolled_back(instance, request, check=False)
+    assert not rollback.success
+    return failed, rollback
+
+
+def test_a_rollback_that_found_another_migration_writing_is_tried_again(locked_out, instance, moved):
+    failed, rollback = locked_out
+    assert len(moved()) == 100
+
+    again = asked(rollback_after_failure, instance, rollback)
+
+    assert again.run_key == f"rollback-{failed.run_id}-2"
+    assert rolled_back(instance, again).success
+    assert moved() == {"007": {"was": "here"}}
+
+
+def test_a_rollback_is_not_tried_again_for_ever_and_that_is_said(launcher, instance, spoiled):
+    request = asked(rollback_after_failure, instance, launcher.launch())
+    keys = [request.run_key]
+    with Session.open(spec.parse({**launcher.text, "name": "other"}, folder=launcher.folder)).exclusive():
+        while isinstance(request, dg.RunRequest):
+            request = asked(rollback_after_failure, instance, rolled_back(instance, request, check=False))
+            keys += [request.run_key] if isinstance(request, dg.RunRequest) else []
+
+    assert len(set(keys)) == len(keys) == ATTEMPTS
+    assert "agui-migrate rollback" in request.skip_message
+
+
+def test_a_rollback_that_failed_for_another_reason_or_was_asked_for_is_not_tried_again(
+    launcher, instance, spoiled, postgres_url, tmp_path, monkeypatch
+):
+    request = asked(rollback_after_failure, instance, launcher.launch())
+    for segment in tmp_path.glob(".agui/launched/snapshots/backup-*/state-*.parquet"):
+        segment.unlink()
+    rollback = rolled_back(instance, request, check=False)
+    assert not rollback.success
+    assert isinstance(asked(rollback_after_failure, instance, rollback), dg.SkipReason)
+
+    monkeypatch.setenv("AGUI_MIGRATION", str(tmp_path / "migration.yaml"))
+    with Session.open(spec.parse({**launcher.text, "name": "other"}, folder=launcher.folder)).exclusive():
+        by_hand = defs.resolve_job_def("rollback").execute_in_process(instance=instance, raise_on_error=False)
+    assert not by_hand.success
+    assert isinstance(asked(rollback_after_failure, instance, by_hand), dg.SkipReason)

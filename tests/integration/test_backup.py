@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
+from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.errors import BackupError, RefusedError, StagingError, UsageError
 from agui_pipelines.keyspace import Span, cut, write_catalogue
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases import backup
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
+from agui_pipelines.phases.observation import LIST_LIMIT
 from agui_pipelines.phases.plan import current
 from agui_pipelines.phases.transform import staged_ranges, transform
 from agui_pipelines.phases.validate import validate
@@ -457,3 +459,61 @@ def test_a_source_that_is_a_store_is_backed_up_and_put_back_and_another_is_not(m
     foreign = {"type": "redis_keys", "connection_url": config("redis", "x")["connection_url"]}
     with pytest.raises(UsageError):
         backup.create(migration(name="other", source=foreign, target=second).session(), "source")
+
+
+def test_more_than_a_list_of_what_cannot_be_read_is_removed_at_once(migration, ends):
+    first, second, store = ends("file")
+    before = everything(store)
+    base = Path(second["file_options"]["base_dir"])
+    session = migration(source=first, target=second).session()
+    made = backup.create(session)
+    written(store, Kind.STATE, *({"state_id": f"added-{n:04}", "data": b"{}"} for n in range(LIST_LIMIT + 200)))
+    for path in base.glob("states/*/*.json"):  # also what is put back, which is no leftover
+        path.write_bytes(b"no json")
+
+    report = backup.restore(session, made)
+
+    assert everything(store) == before
+    assert report.removed["state"] == LIST_LIMIT + 200
+
+
+def test_what_was_not_there_is_removed_first_so_that_there_is_room_for_what_was(migration, config, opened, tmp_path):
+    large = f'{{"text":"{"x" * 20_000}"}}'.encode()
+    with EmbeddedRedis(settings={"maxmemory": "0", "maxmemory-policy": "noeviction"}) as server:
+        source = opened(first := config("file", "first"))
+        source.prepare()
+        written(source, Kind.STATE, *({"state_id": f"shared{n}", "data": b"{}"} for n in range(10)))
+        written(source, Kind.STATE, *({"state_id": f"new{n}", "data": large} for n in range(200)))
+        store = opened(second := {"type": "redis", "connection_url": server.url})
+        store.prepare()
+        written(store, Kind.STATE, *({"state_id": f"shared{n}", "data": large} for n in range(10)))
+        before = everything(store)
+        session, _, made = imported(migration(source=first, target=second))
+        with redis.Redis.from_url(server.url) as client, session.exclusive():
+            client.config_set("maxmemory", client.info("memory")["used_memory"] + 100_000)
+
+            backup.restore(session, made)
+
+            client.config_set("maxmemory", 0)
+        assert everything(store) == before
+        store.close()
+
+
+def test_a_restore_that_ends_after_it_has_removed_is_done_by_another_one(migration, ends, monkeypatch):
+    first, second, store = ends("redis")
+    before = everything(store)
+    session, plan, made = imported(migration(source=first, target=second))
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "_write_back", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backup.restore(session, made)
+    assert store.get_state("new") is None
+    assert [b.backup_id for b in backup.of_plan(session, plan.plan_id)] == [made.backup_id]
+
+    backup.restore(migration(source=first, target=second).session(), made)
+
+    assert everything(store) == before
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt

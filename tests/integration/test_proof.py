@@ -17,9 +17,9 @@ from psycopg import sql
 
 from agui_pipelines.canonical import LARGE
 from agui_pipelines.embedded import EmbeddedRedis
-from agui_pipelines.errors import ValidationFailedError
+from agui_pipelines.errors import InterruptedConnectionError, ValidationFailedError
 from agui_pipelines.keyspace import single_spans
-from agui_pipelines.phases import recheck
+from agui_pipelines.phases import recheck, retry
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.integrity import ORPHANS
 from agui_pipelines.phases.plan import current, is_open
@@ -157,6 +157,25 @@ def test_what_is_missing_corrupted_and_extra_is_described(moved, destination):
     with pytest.raises(ValidationFailedError, match=r"'s3' at /x, /text, /n") as failed:
         require_passed(report)
     assert CANARY not in str(failed.value) + str(failed.value.data) + str(report.to_dict())
+
+
+def test_a_connection_that_breaks_while_it_is_described_is_had_again(moved, monkeypatch):
+    def breaking(store, state_id):
+        asked.append(state_id)
+        if len(asked) == 1:
+            raise InterruptedConnectionError("It went away.")
+        return original(store, state_id)
+
+    move, _, target = moved("redis")
+    written(target, Kind.STATE, state("s3", b'{"n":true}'))
+    asked, original = [], type(target).get_state
+    monkeypatch.setattr(type(target), "get_state", breaking)
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.001)
+
+    report = move.validate()
+
+    assert asked == ["s3", "s3"]
+    assert [d["id"] for d in report.to_dict()["differences"]["state"]["corrupted"]] == ["s3"]
 
 
 def test_a_document_of_the_target_that_is_none_is_missing_and_told_as_what_it_is(moved, tmp_path):

@@ -16,9 +16,10 @@ from agui_pipelines.errors import RejectLimitError, StagingError
 from agui_pipelines.ledger import Ledger
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
+from agui_pipelines.phases.leftovers import remove_leftovers
 from agui_pipelines.phases.plan import current, plan
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.transform import transform
+from agui_pipelines.phases.transform import staged_ranges, transform
 from agui_pipelines.phases.validate import validate
 from tests.integration.forker import Forker
 
@@ -145,6 +146,18 @@ def test_what_a_killed_run_left_behind_is_removed_after_a_day(move, target, expe
     assert kept <= {path.name for path in (move.workspace / "snapshots").iterdir()}
     assert [path for path in (old, catalogue, aside) if path.exists()] == []
     assert fresh.exists()
+
+
+def test_how_far_an_abandoned_plan_had_come_is_forgotten_and_the_open_ones_is_not(move, target, expected):
+    session, made = move.stage()
+    for snapshot in staged_ranges(session, made).values():
+        session.workspace.write(f"progress/{snapshot.manifest.snapshot_id}.json", b"{}")
+    remove_leftovers(session)
+    assert len(session.workspace.names("progress")) == len(made.ranges)
+
+    assert move.run(fresh=True).validation.passed
+
+    assert session.workspace.names("progress") == []
 
 
 def test_two_runs_at_the_same_time_do_no_harm(move, target, expected, forker):

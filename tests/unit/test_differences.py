@@ -73,6 +73,8 @@ def test_a_delta_replays_even_with_its_nulls_dropped_and_only_to_its_own_state(b
         (b'["remove"]', "'?'"),
         (b"[7]", "'?'"),
         (b'[{"op":"add","path":7,"value":1}]', "'add 7'"),
+        (b'[{"op":[],"path":"/n"}]', "'? /n'"),
+        (b'[{"op":{"secret":"canary"},"path":["canary"]}]', "'? ?'"),
         (b'{"op":"remove","path":"/n"}', "no list"),
         (b"[{]", "cannot be replayed"),
         (b'[{"op":"replace","path":"/n","value":2}]', "another State, at /n"),
@@ -84,6 +86,22 @@ def test_what_deviates_is_told_without_contents(delta, told):
     assert reason is not None
     assert told in reason
     assert "canary" not in reason
+
+
+def test_what_breaks_the_library_is_a_deviation_and_no_failure(monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("canary")
+
+    monkeypatch.setattr(jsonpatch.JsonPatch, "apply", broken)
+    reason = deviation(b"{}", b'[{"op":"add","path":"/n","value":1}]', b'{"n":1}')
+    assert reason is not None
+    assert "ZeroDivisionError" in reason
+    assert "canary" not in reason
+
+    monkeypatch.setattr(jsonpatch.JsonPatch, "from_diff", broken)
+    paths, told = compare(b"{}", b'{"n":1}')
+    assert paths == ()
+    assert told == {"unreadable": "It cannot be compared: ZeroDivisionError."}
 
 
 def test_a_number_is_told_to_its_last_digit():

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from agui_pipelines.owner import Owner, locked
+from agui_pipelines import owner as owner_module
+from agui_pipelines.owner import Owner, exists, locked
 
 
 def test_an_owner_is_kept_as_json() -> None:
@@ -80,3 +82,23 @@ def test_an_owner_that_this_process_left_is_gone():
 
     assert owner.is_gone()
     assert not Owner.here("a-migration").is_gone()
+
+
+def test_a_process_exists_if_it_lives_and_was_started_then() -> None:
+    here = Owner.here("m")
+    assert exists(here.process)
+    assert exists(here.process, here.started)
+    assert not exists(here.process, "1")
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    assert not exists(process.pid)
+
+
+def test_a_process_of_which_the_system_tells_nothing_is_not_called_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = Owner.here("m")
+    hidden = replace(here, process=os.getppid(), started="5")
+    monkeypatch.setattr(owner_module, "_PROC", tmp_path)  # as another user's process is not shown, with hidepid
+    monkeypatch.setattr(owner_module, "_machine", lambda: here.machine)
+    assert not hidden.is_gone()

@@ -1,0 +1,90 @@
+"""Runs whose command was killed are concluded; a run that the UI repeats is not taken for one of the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import dagster as dg
+import psycopg
+import pytest
+from dagster._core.utils import make_new_run_id
+
+from agui_pipelines.automation import command_line
+from agui_pipelines.automation.sensors import rollback_after_failure
+from tests.assets.test_rollback import SPOILED, asked, rolled_back
+
+STARTED, FAILED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
+
+
+@pytest.fixture
+def begun(instance):
+    """Has a run that goes on by what it is tagged with; gives its status once dead ones were concluded."""
+
+    def run(tags, run_id=None):
+        run = dg.DagsterRun(job_name="migrate", run_id=run_id or make_new_run_id(), status=STARTED, tags=tags)
+        instance.add_run(run)
+        command_line.conclude_dead_runs(instance, "moved")
+        return instance.get_run_by_id(run.run_id).status
+
+    return run
+
+
+def tags_of_dead_process(run_id):
+    """What a command that was killed has left."""
+    code = (
+        "import sys; from agui_pipelines.automation import command_line; print(command_line.tags('moved', sys.argv[1]))"
+    )
+    said = subprocess.run([sys.executable, "-c", code, run_id], capture_output=True, text=True, check=True)
+    return eval(said.stdout)  # a dict of strings that our own code printed
+
+
+def test_a_run_whose_command_was_killed_is_concluded(begun):
+    run_id = make_new_run_id()
+    assert begun(tags_of_dead_process(run_id), run_id) is FAILED
+
+
+def test_a_run_whose_command_goes_on_is_not(begun):
+    run_id = make_new_run_id()
+    assert begun(command_line.tags("moved", run_id), run_id) is STARTED
+
+
+def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(begun):
+    run_id = make_new_run_id()
+    tags = command_line.tags("moved", run_id)
+    dead = tags_of_dead_process(run_id)
+    assert begun({**dead, "agui/process": tags["agui/process"]}, run_id) is FAILED
+
+
+def test_a_run_that_the_ui_repeats_is_not_concluded_with_the_one_before(begun):
+    dead = make_new_run_id()
+    assert begun(tags_of_dead_process(dead)) is STARTED
+
+
+def test_runs_of_other_migrations_are_let_be(begun):
+    run_id = make_new_run_id()
+    assert begun({**tags_of_dead_process(run_id), "agui/migration": "another"}, run_id) is STARTED
+
+
+def test_a_run_that_the_ui_repeats_is_taken_back_when_it_fails_and_a_command_is_not(
+    launcher, instance, moved, postgres_url
+):
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE ag_states (state_id varchar(255) PRIMARY KEY, data jsonb NOT NULL,"
+            " created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now())"
+        )
+        connection.execute(SPOILED)
+    before = make_new_run_id()
+    again = launcher.launch(tags=command_line.tags("launched", before))
+    assert not again.success
+    assert len(moved()) == 100
+
+    assert rolled_back(instance, asked(rollback_after_failure, instance, again)).success
+    assert moved() == {}
+
+    run_id = make_new_run_id()
+    told = launcher.launch(tags=command_line.tags("launched", run_id), run_id=run_id)
+    assert isinstance(asked(rollback_after_failure, instance, told), dg.SkipReason)
+    assert os.getpid() == int(told.dagster_run.tags["agui/process"])
