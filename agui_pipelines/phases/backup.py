@@ -1,8 +1,8 @@
 """Backup: what a store holds, sealed in snapshots and read back, so that it can be put back exactly.
 
 A backup is of a whole store, or of what the target holds under the ids (with their histories) that a plan is about to write.
-It lies in the workspace: a catalogue of the ids, and a sealed snapshot for each key range of it. Restoring writes everything
-back, removes under those ids what was not there before, and proves the outcome by digest and by the times that are kept.
+It lies in the workspace: a catalogue of the ids, and a sealed snapshot for each key range of it. Restoring removes under those
+ids what was not there before, writes everything back, and proves the outcome by digest and by the times that are kept.
 """
 
 from __future__ import annotations
