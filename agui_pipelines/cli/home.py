@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from agui_pipelines.errors import StagingError
 from agui_pipelines.staging.workspace import make_private
 
 if TYPE_CHECKING:
@@ -47,6 +50,21 @@ def open_instance(home: Path) -> DagsterInstance:
         instance = DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_absolute(home)))
         instance.get_runs_count()
         return instance
+
+
+@contextmanager
+def storage_told_of(home: Path) -> Iterator[None]:
+    """Raises `StagingError` where Dagster can no longer write down what happens in a run."""
+    from sqlalchemy.exc import OperationalError  # noqa: PLC0415 - Dagster's; users need it only for sources of that type
+
+    try:
+        yield
+    except OperationalError as error:
+        raise StagingError(
+            f"Dagster cannot keep its record of the run in {home}: {error.orig}.",
+            why="A run that leaves no record is not carried on.",
+            remedy="Make room there, or see that Dagster's storage answers; then run the same command again: it resumes.",
+        ) from error
 
 
 def _absolute(home: Path) -> dict[str, Any]:

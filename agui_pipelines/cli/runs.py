@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agui_pipelines import spec
-from agui_pipelines.cli.home import dagster_home, open_instance
+from agui_pipelines.cli.home import dagster_home, open_instance, storage_told_of
 from agui_pipelines.errors import MigrationError
 from agui_pipelines.expectations import worker
 from agui_pipelines.progress import Listener
@@ -53,7 +53,8 @@ def execute(
             "dagster/asset_partition_range_end": names[-1],
             **command_line.tags(migration.name, run_id),
         }
-        with open_instance(dagster_home(migration.workspace_url)) as instance:
+        home = dagster_home(migration.workspace_url)
+        with storage_told_of(home), open_instance(home) as instance:
             command_line.conclude_dead_runs(instance, migration.name)
             try:
                 defs.resolve_job_def(job).execute_in_process(

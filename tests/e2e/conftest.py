@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,18 @@ COMMAND = Path(sys.executable).with_name("agui-migrate")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A Dagster home with the project's configuration, for this process and those that it starts."""
-    home = tmp_path_factory.mktemp("dagster-home")
-    shutil.copyfile(CHECKOUT / "dagster.yaml", home / "dagster.yaml")
-    with pytest.MonkeyPatch.context() as patch:
+def dagster_home() -> Iterator[Path]:
+    """A Dagster home with the project's configuration, for this process and those that it starts.
+
+    In memory where that can be, as Dagster commits some 400 times in a run.
+    """
+    memory = Path("/dev/shm")
+    with (
+        tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        home = Path(folder)
+        shutil.copyfile(CHECKOUT / "dagster.yaml", home / "dagster.yaml")
         patch.setenv("DAGSTER_HOME", str(home))
         patch.delenv(spec.FILE_VARIABLE, raising=False)
         patch.setenv("COLUMNS", "200")

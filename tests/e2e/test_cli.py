@@ -829,8 +829,10 @@ def test_a_run_that_is_stopped_leaves_nothing_running_and_is_resumed(
     legacy.mset({f"session:{i:06}": json.dumps({"number": i, "text": "x" * 500}) for i in range(LARGE)})
     ledger = file.parent / ".agui" / "moved" / "ledger"
     process = start("run", file)
-    deadline = time.monotonic() + 60
-    while not list(ledger.glob("*-export-*.json")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not list(ledger.glob("*-export-*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "never got to the export"
         time.sleep(0.01)
 
     workers = psutil.Process(process.pid).children(recursive=True)

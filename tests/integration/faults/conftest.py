@@ -135,6 +135,9 @@ def through(config: dict[str, Any], proxy: Proxy) -> dict[str, Any]:
     return {**config, "connection_url": proxy.url}
 
 
+LOADED_RANGES: Final = 16
+"""The key ranges that a command within this process works with: Dagster's partitions are made when it is imported."""
+
 STRIP = [{"strip_prefix": {"prefix": "session:"}}]
 
 

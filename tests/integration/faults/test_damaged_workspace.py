@@ -57,8 +57,15 @@ def test_damage_of_what_was_staged_is_told_before_anything_is_written(place, bet
     assert held(target) == VALUES
 
 
-@pytest.mark.parametrize("damage", ["a bit of a segment", "half a manifest", "half a ledger entry"])
-def test_the_command_ends_with_an_error_over_a_damaged_workspace(place, between, written, command, damage):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "a bit of a segment",
+        pytest.param("half a manifest", marks=pytest.mark.long),
+        pytest.param("half a ledger entry", marks=pytest.mark.long),
+    ],
+)
+def test_the_command_ends_with_an_error_over_a_damaged_workspace(place, between, written, agui_migrate, damage):
     pattern, spoil, says, _ = DAMAGES[damage]
     source, target = place("redis_keys", "source"), place("file", "target")
     fill(source, CONTENT)
@@ -67,7 +74,7 @@ def test_the_command_ends_with_an_error_over_a_damaged_workspace(place, between,
     [file] = move.workspace.glob(pattern)
     file.write_bytes(spoil(file.read_bytes()))
 
-    said = command("run", written(move))
+    said = agui_migrate("run", written(move))
 
     assert said.code == 1
     assert says in said.error

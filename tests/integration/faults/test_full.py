@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import subprocess
 from contextlib import contextmanager
 
@@ -12,8 +13,8 @@ import pytest
 import redis
 
 from agui_pipelines.embedded import EmbeddedRedis
-from tests.e2e.conftest import COMMAND, Said
-from tests.integration.faults.conftest import run
+from tests.e2e.conftest import CHECKOUT, COMMAND, Said
+from tests.integration.faults.conftest import LOADED_RANGES, run
 from tests.integration.faults.places import as_values, fill, held
 
 CHANCE = random.Random(20250718)
@@ -80,25 +81,31 @@ def test_a_file_store_that_is_full_is_an_error_and_the_run_goes_on_once_there_is
         assert held(target) == VALUES
 
 
-def test_a_limit_on_the_size_of_files_is_an_error(place, between, written):
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [(700_000, "File too large"), (100_000, "Dagster cannot keep its record of the run in ")],
+    ids=["of the workspace", "of Dagster"],
+)
+def test_a_limit_on_the_size_of_files_is_an_error(place, between, written, tmp_path, size, sentence):
     source, target = place("redis_keys", "source"), place("redis", "target")
     fill(source, CONTENT)
     move = between(source, target)
     file = written(move)
+    shutil.copyfile(CHECKOUT / "dagster.yaml", tmp_path / "dagster.yaml")  # what Dagster keeps of other runs is larger
     process = subprocess.run(
         [COMMAND, "run", file],
         cwd="/",
-        env=os.environ,
+        env={**os.environ, "DAGSTER_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
     )
     said = Said(process.returncode, process.stdout, process.stderr)
 
     assert said.code == 1
-    assert "File too large" in said.error
+    assert sentence in said.error
     assert held(target) == {}
     again = run(move)
     assert again.code == 0, again.error
@@ -110,7 +117,7 @@ def test_a_redis_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_room
     fill(source, CONTENT)
     with EmbeddedRedis(settings={"maxmemory": "6mb", "maxmemory-policy": "noeviction"}) as server:
         target = {"type": "redis", "connection_url": server.url}
-        move = between(source, target)
+        move = between(source, target, ranges=LOADED_RANGES)
 
         said = command("run", written(move))
 

@@ -67,8 +67,10 @@ def test_a_reply_is_cut_before_a_byte(redis_url, do, properly):
 @pytest.mark.parametrize("at", [1, 40])
 def test_a_command_that_is_cut_never_reaches_the_server_whole(redis_url, at):
     first, second = (b"*3\r\n$3\r\nSET\r\n$1\r\n%d\r\n$1\r\nv\r\n" % n for n in (1, 2))
-    with Proxy(redis_url, Fault("drop", "up", at)) as proxy, connected(proxy) as end:
-        end.sendall(first + second)
+    number = urlsplit(redis_url).path.strip("/").encode()
+    select = b"*2\r\n$6\r\nSELECT\r\n$%d\r\n%s\r\n" % (len(number), number)
+    with Proxy(redis_url, Fault("drop", "up", len(select) + at)) as proxy, connected(proxy) as end:
+        end.sendall(select + first + second)
         received(end)
     with redis.Redis.from_url(redis_url) as client:
         until = time.monotonic() + 5  # a command that arrived may not have been read yet
