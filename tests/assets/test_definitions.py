@@ -110,6 +110,7 @@ def test_the_launchpad_is_small():
     assert set(config.fields) == {"migration_file", "dry_run", "fresh"}
 
 
+@pytest.mark.long  # `.ci/check` does so too
 def test_dg_check_defs_passes():
     command = [Path(sys.executable).with_name("dg"), "check", "defs"]
     checked = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ import pytest
 from agui_pipelines.cli.home import dagster_home
 
 
-@pytest.fixture(params=[0o000, 0o022], ids=oct)
+@pytest.fixture(params=[0o000, pytest.param(0o022, marks=pytest.mark.long)], ids=oct)
 def umask(request):
     before = os.umask(request.param)
     yield

@@ -10,13 +10,7 @@ import psutil
 import psycopg
 import pytest
 
-from agui_pipelines import spec
-from agui_pipelines.phases.export import export
-from agui_pipelines.phases.import_ import import_
-from agui_pipelines.phases.plan import plan
-from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.transform import transform
-from agui_pipelines.phases.validate import validate
+from tests.e2e.conftest import migrated
 
 TABLES = """
     CREATE TABLE ag_states (state_id varchar(255) PRIMARY KEY, data jsonb NOT NULL,
@@ -153,17 +147,6 @@ def hook(tmp_path, name, body="pass"):
         f"{body}\n"
     )
     return [sys.executable, str(script)]
-
-
-def migrated(file):
-    """Moves everything, as a run does, without Dagster, which takes seconds."""
-    session = Session.open(spec.load(file))
-    made = plan(session)
-    names = [key_range.name for key_range in made.ranges]
-    export(session, made, names)
-    transform(session, made, names)
-    import_(session, made, names)
-    assert validate(session, made).passed
 
 
 def test_hooks_run_around_the_restore(command, written, text, database, tmp_path):

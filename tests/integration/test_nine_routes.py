@@ -202,6 +202,7 @@ def test_keys_move_to_another_prefix_in_the_same_database(migration, config, ope
     require_moved(migration, opened, first, {**first, "redis_options": {"key_prefix": "app:state:"}})
 
 
+@pytest.mark.long  # starts another one
 def test_keys_move_to_another_server(migration, config, opened):
     with EmbeddedRedis() as server:
         require_moved(migration, opened, config("redis", "first"), {"type": "redis", "connection_url": server.url})
@@ -214,6 +215,7 @@ def test_rows_move_to_another_schema_of_the_same_database(migration, config, ope
     require_moved(migration, opened, first, {**first, "schema": "an Other"})
 
 
+@pytest.mark.long  # starts another one
 def test_rows_move_to_another_server(migration, config, opened):
     with EmbeddedPostgres(settings={"fsync": "off"}) as server:
         first, second = config("postgresql", "first"), {"type": "postgresql", "connection_url": server.url}
