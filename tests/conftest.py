@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
 
@@ -22,6 +23,16 @@ _numbers = itertools.count()
 
 # A suite that is started in the background inherits that Ctrl-C is ignored, and with it every process it wants to interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+COUNTED = "random fault runs"
+"""Name of the property by which a test says what became of a random run; see `integration/faults`."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [each for name in ("passed", "failed") for each in terminalreporter.stats.get(name, [])]
+    counts = Counter(what for report in reports for name, what in report.user_properties if name == COUNTED)
+    if counts:
+        terminalreporter.write_line(f"{COUNTED}: {', '.join(f'{n} {what}' for what, n in sorted(counts.items()))}")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,16 +25,6 @@ from agui_pipelines.progress import Progress
 from tests.e2e.conftest import agui_migrate, command, dagster_home, start  # noqa: F401 - fixtures
 from tests.integration.conftest import Move
 from tests.integration.faults.proxy import Fault, Proxy, Swallower
-
-COUNTS: Final = pytest.StashKey[Counter[str]]()
-"""What became of the random fault runs."""
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    counts = config.stash.get(COUNTS, Counter())
-    if counts:
-        told = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
-        terminalreporter.write_line(f"random fault runs: {told}")
 
 
 @dataclass

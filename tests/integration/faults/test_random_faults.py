@@ -7,7 +7,6 @@ source is as it was, and the next run, undisturbed, brings the migration to its 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +16,9 @@ import pytest
 import redis
 
 from agui_pipelines.errors import StagingError
+from tests.conftest import COUNTED
 from tests.integration.conftest import Move
-from tests.integration.faults.conftest import COUNTS, Told, run, through
+from tests.integration.faults.conftest import Told, run, through
 from tests.integration.faults.places import Content, as_values, fill, held, made_up
 from tests.integration.faults.proxy import Direction, Fault, Swallower
 
@@ -83,7 +83,7 @@ class Damage:
 
 
 @pytest.fixture
-def random_run(place, between, proxied, request) -> Callable[[int], None]:
+def random_run(place, between, proxied, record_property) -> Callable[[int], None]:
     def go(seed: int) -> None:
         chance = random.Random(seed)
         origin, destination = ROUTES[seed % len(ROUTES)]
@@ -113,8 +113,6 @@ def random_run(place, between, proxied, request) -> Callable[[int], None]:
         pattern = chance.choice(["snapshots/*/*.parquet", "snapshots/*/manifest.json", "ledger/*"])
         damage = Damage(move, pattern, chance)
         told = run(move, before={"import": damage} if what == "damage" else None)
-        counts = request.config.stash.setdefault(COUNTS, Counter())
-        counts["violated"] += 1
         require_true(told, ends, as_values(content), swallower)
         if told.code:
             for proxy in proxies.values():
@@ -125,9 +123,11 @@ def random_run(place, between, proxied, request) -> Callable[[int], None]:
             assert again.code == 0, again.error
             require_true(again, ends, as_values(content), None)
         struck = what == "damage" or any(proxy.struck for proxy in proxies.values()) or bool(swallower)
-        counts["violated"] -= 1
-        counts["succeeded at once" if not told.code else "failed clearly and were completed by the next run"] += 1
-        counts["met their fault"] += struck
+        record_property(
+            COUNTED, "failed clearly and were completed by the next run" if told.code else "succeeded at once"
+        )
+        if struck:
+            record_property(COUNTED, "met their fault")
 
     return go
 
