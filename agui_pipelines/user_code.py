@@ -57,7 +57,7 @@ def load_file(file: Path, folder: Path, what: str) -> ModuleType:
 
     `what` is what it is for, as errors call it. Raises `SpecError` if that fails.
     """
-    spec = importlib.util.spec_from_file_location(f"agui_user_{xxh3_64_hexdigest(str(file))}", file)
+    spec = importlib.util.spec_from_file_location(f"agui_user_{xxh3_64_hexdigest(str(file).encode())}", file)
     if spec is None or spec.loader is None:
         raise SpecError(f"The {what} {file.name} cannot be loaded: it is no Python file.")
     module = importlib.util.module_from_spec(spec)
