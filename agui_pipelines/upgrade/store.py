@@ -115,8 +115,9 @@ class _Attempt:
 def preview(
     session: Session, of: End = "target", *, to: str | None = None, assumed: str | None = None
 ) -> UpgradeReport:
-    """What an upgrade would do, found by reading. Writes nothing. Raises what `upgrade` would raise before it changes anything."""
+    """What an upgrade would do, found by reading; writes nothing. Raises what `upgrade` raises before it changes anything."""
     began = time.monotonic()
+    surveys.require_store(session, of)
     route = _route(session, of, to, assumed)
     return _report(route, route.would(), began, dry_run=True)
 
@@ -135,10 +136,11 @@ def upgrade(
     `assumed` is what the store is taken for, whatever it says. `agree` is asked before anything is changed, and raises to
     stop. `fresh` makes a new backup where an earlier attempt was killed.
 
-    Raises `RefusedError` for what no upgrade leads to and for a store that contradicts itself, `LockedError`, and `BackupError`,
-    all before anything is changed; `ValidationFailedError` if the store does not hold afterwards what it held before.
+    Raises `RefusedError` for what no upgrade leads to and for a store that contradicts itself, `LockedError` and `BackupError`
+    before anything is changed; `ValidationFailedError` if the store does not hold afterwards what it held before.
     """
     began = time.monotonic()
+    surveys.require_store(session, of)
     with session.exclusive(of):
         route = _route(session, of, to, assumed)
         if route.path:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import IO, Final
 
 import orjson
 import pyarrow as pa
 
 from agui_pipelines import documents
-from agui_pipelines.errors import RefusedError, named
+from agui_pipelines.errors import RefusedError, StoreError, named
 from agui_pipelines.keyspace import cut, write_catalogue
 from agui_pipelines.phases.observation import Take, Unreadable, Within, observe
 from agui_pipelines.phases.retry import retried
@@ -117,9 +117,9 @@ class Survey:
 
     def _mixed(self) -> RefusedError:
         return RefusedError(
-            f"{self.place} holds documents of both data formats: {self.formats[OLD]:,} of 1.0 ({named(self.examples[OLD])}) and "
-            f"{self.formats[NEW]:,} of 2.0 ({named(self.examples[NEW])}).",
-            why="It is of no one version: a migration from 1.x to 2.0 has not come to its end, or two stores were put together.",
+            f"{self.place} holds documents of both data formats: {self.formats[OLD]:,} of 1.0 ({named(self.examples[OLD])}) "
+            f"and {self.formats[NEW]:,} of 2.0 ({named(self.examples[NEW])}).",
+            why="It is of no one version: a migration from 1.x to 2.0 has not come to its end, or two stores lie in one place.",
             remedy="Finish that migration, or take it back (agui-migrate rollback). If documents of your own only look like "
             "those of a format, say what the store is: --from VERSION.",
         )
@@ -130,8 +130,8 @@ class Survey:
             f"The version marker contradicts the data: it says {marked} ({self.where}), and {self.formats[format_]:,} states "
             f"are of data format {format_}: {named(ids)}.",
             why="An upgrade by the wrong one of the two would do harm. Nothing was changed.",
-            remedy="Correct the marker, or remove it, and the store is told by looking. If documents of your own only look like "
-            "those of that format, say what the store is: --from VERSION.",
+            remedy="Correct the marker, or remove it, and the store is told by looking. If documents of your own only look "
+            "like those of that format, say what the store is: --from VERSION.",
             ids=list(ids),
         )
 
@@ -141,8 +141,20 @@ def opened(session: Session, of: End) -> AbstractContextManager[Store]:
     return session.target() if of == "target" else session.source_store()
 
 
+def require_store(session: Session, of: End) -> None:
+    """Raises `StoreError` if there is no store to be upgraded: taking its lock would make a folder."""
+    with opened(session, of) as store:
+        store.check()
+        if not store.exists() and store.place().kind == "file":
+            raise StoreError(
+                f"There is no store at {store.describe()}.",
+                why="An upgrade of nothing would look like a success.",
+                remedy="Correct file_options.base_dir.",
+            )
+
+
 def survey(session: Session, of: End = "target") -> Survey:
-    """Read a whole store, in batches, on several connections. One that does not exist yet is an empty one."""
+    """Read a whole store, in batches, on several connections. Tables that do not exist yet are empty ones."""
     found = Survey()
     meter = session.meter(PHASE)
     unreadable = Unreadable()
@@ -183,7 +195,11 @@ def _everything(session: Session, store: Store, file: Path) -> Within:
         write_catalogue(store.keys(), sorted_keys)
     with file.open("rb") as catalogue:
         ranges = cut(catalogue, session.migration.ranges)
-    return Within(partial(file.open, "rb"), ranges)
+    return Within(partial(_read, file), ranges)
+
+
+def _read(file: Path) -> AbstractContextManager[IO[bytes]]:
+    return file.open("rb")
 
 
 def format_of(document: bytes) -> str | None:

@@ -51,8 +51,8 @@ def parsed(text: str, *, where: str) -> str:
     raise RefusedError(
         f"The store's version marker is damaged: it says {text[:40]!r} ({where}).",
         why=f"Which version the store is of decides what has to be done. {known}",
-        remedy="Write the right version there; or remove the marker, and the store is told by looking at its documents. Or give "
-        "--from VERSION.",
+        remedy="Write the right version there; or remove the marker, and the store is told by looking at its documents; or "
+        "give --from VERSION.",
     )
 
 
