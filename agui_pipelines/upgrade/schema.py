@@ -218,7 +218,7 @@ class Schema:
     def _is_begun(self, session: Session, applying: Applying) -> bool:
         """Whether what was killed may have written, so that it has to be finished. Only who began it knows.
 
-        If it had been found wrong, and putting it back failed, that is done now. Raises `RefusedError` if it was begun elsewhere.
+        If it was found wrong, and putting it back failed, that is done now. Raises `RefusedError` if it was begun elsewhere.
         """
         ledger = session.ledger
         if ledger.last(BEGUN, basis=applying.batch) is None:

@@ -420,5 +420,5 @@ def test_a_user_who_may_not_make_the_marker_is_told(config, of, opened):
     fill(opened(place), TWO)
     with psycopg.connect(place["connection_url"], autocommit=True) as connection:
         connection.execute("CREATE TABLE ag_meta (other text)")
-    with pytest.raises(MigrationError, match="value|key"):
+    with pytest.raises(MigrationError, match=r"value|key"):
         upgrade(of(place).session())
