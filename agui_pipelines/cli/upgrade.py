@@ -30,8 +30,8 @@ def upgrade(
             _print_steps(report)
         if not yes:
             output.agree(
-                f"This upgrades {report.place} from {report.version} to {report.to}, after a backup. Nobody else may write there "
-                "meanwhile. Go on?"
+                f"This upgrades {report.place} from {report.version} to {report.to}, after a backup. Nobody else may write "
+                "there meanwhile. Go on?"
             )
 
     if dry_run:

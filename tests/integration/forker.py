@@ -4,7 +4,8 @@ A *point* says where a run kills itself, as `kill -9` would:
 
 - ``before`` or ``after`` a file whose name fits a pattern appears in the workspace,
 - when so many ``batches`` are known to be written,
-- when so many files were settled by an upgrade, or when it has just written its ``marked``,
+- when so many files were settled by an upgrade, or when the version was just ``marked``, or that
+  schema migrations are being ``applying``,
 - in the write with a number, when ``half`` of it is in the target's hands, all of it was ``sent`` and no answer is read,
   or it is ``written`` and nothing knows of it yet.
 
@@ -45,6 +46,7 @@ from agui_pipelines.stores.file import FileStore
 from agui_pipelines.stores.file_changes import Changes
 from agui_pipelines.stores.postgresql import PostgresStore
 from agui_pipelines.stores.redis import RedisStore
+from agui_pipelines.upgrade.schema import Schema
 from agui_pipelines.upgrade.store import upgrade
 
 
@@ -219,16 +221,16 @@ def die_when_settled(number):
     os.replace, os.rename = deadly(replace), deadly(rename)
 
 
-def die_when_marked():
+def die_when_marked(name):
     def deadly(mark):
-        def deadly_mark(self, version):
-            mark(self, version)
+        def deadly_mark(self, content):
+            mark(self, content)
             die()
 
         return deadly_mark
 
     for store in (FileStore, RedisStore, PostgresStore):
-        store.set_version = deadly(store.set_version)
+        setattr(store, name, deadly(getattr(store, name)))
 
 
 def arm(point):
@@ -236,8 +238,8 @@ def arm(point):
     if when == "settling":
         die_when_settled(int(what))
         return
-    if when == "marked":
-        die_when_marked()
+    if when in ("marked", "applying"):
+        die_when_marked("set_version" if when == "marked" else "set_applied")
         return
     if when in ("before", "after"):
         die_at_a_file(when, what)
@@ -253,6 +255,9 @@ def run(text, folder, point, what):
     tell(os.getpid(), "began")
     if what == "upgrade":
         upgrade(session)
+        sys.exit(0)
+    if what == "schema":
+        Schema(session).up()
         sys.exit(0)
     made = plan(session)
     names = [r.name for r in made.ranges]
