@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
 from agui_pipelines import spec
 from agui_pipelines.errors import CollisionError, RefusedError, SamePlaceError, SpecError, StagingError
-from agui_pipelines.phases import backup, in_place, plan, readiness
+from agui_pipelines.ledger import Entry
+from agui_pipelines.phases import backup, plan
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.rollback import rollback
+from agui_pipelines.phases.standing import BEGUN
 from agui_pipelines.phases.transform import transform
-from agui_pipelines.phases.validate import validate
 from agui_pipelines.ports import Snapshot, Version
 from agui_pipelines.records import SCHEMAS, Kind
 from tests.integration.forker import Forker
@@ -36,6 +38,12 @@ def forker():
     forker = Forker()
     yield forker
     forker.close()
+
+
+@pytest.fixture(autouse=True)
+def without_suites(monkeypatch):
+    """Each validation would start Great Expectations anew, which takes longer than all the rest."""
+    monkeypatch.setattr("agui_pipelines.phases.validate.expect_loaded", lambda *_: ())
 
 
 @pytest.fixture(params=BACKENDS)
@@ -206,14 +214,7 @@ def test_what_changed_since_the_export_is_told_before_anything_is_written(move, 
     assert backup.backups(move.session()) == []
 
 
-POINTS = [
-    "after ledger/*-import_begun*",
-    "batches 1",
-    "batches 3",
-    "batches 9",
-    "batches 20",
-    "after ledger/*-import-*",
-]
+POINTS = ["batches 3", "batches 20", "after ledger/*-import-*"]
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -258,9 +259,7 @@ DOUBLED_ONCE = {f"{i:03}": {"n": 2 * i} for i in range(60)}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    "point", ["after ledger/*-import_begun*", "batches 1", "batches 4", "half 2", "sent 2", "written 5", "batches 9"]
-)
+@pytest.mark.parametrize("point", ["after ledger/*-import_begun*", "batches 1", "half 2", "written 5", "batches 9"])
 def test_no_document_is_changed_twice(point, backend, counting, forker):
     store, move = counting(backend)
     assert forker.end(forker.start(move, point)) == -signal.SIGKILL
@@ -304,16 +303,11 @@ def test_a_range_cannot_be_exported_once_the_import_has_begun(move):
     session, made = move.stage()
     names = [r.name for r in made.ranges]
     import_(session, made, names)
-    again = move.session()
-    assert in_place.is_begun(again, made.plan_id)
-    assert all(r.resumed for r in export(again, made, names).ranges)
-    validate(again, made)
-    with (
-        pytest.raises(RefusedError, match=r"cannot be exported|no longer")
-        if in_place.is_begun(again, made.plan_id)
-        else pytest.raises(AssertionError)
-    ):
-        assert in_place.is_begun(again, made.plan_id)
+    assert all(r.resumed for r in export(move.session(), made, names).ranges)
+    unknown = replace(made, plan_id=f"{made.plan_id}-")
+    session.ledger.record(Entry(BEGUN, unknown.plan_id, outputs={"run_id": "", "ranges": names}))
+    with pytest.raises(RefusedError, match="00 cannot be exported"):
+        export(move.session(), unknown, names)
 
 
 def test_a_marker_of_a_later_version_stays(move, place, opened, config):
@@ -329,6 +323,3 @@ def test_a_target_that_holds_other_states_of_1_x_keeps_its_marker(move, opened, 
     opened(other).set_state("mine", text(old(1, 1)))
     assert move.but(name="away", target=other, in_place=False).run().validation.proven
     assert opened(other).version() == "1.2.0"
-
-
-assert readiness.PHASE

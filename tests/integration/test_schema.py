@@ -41,6 +41,12 @@ def forker():
     forker.close()
 
 
+@pytest.fixture(autouse=True)
+def without_suites(monkeypatch):
+    """Each validation would start Great Expectations anew, which takes longer than all the rest."""
+    monkeypatch.setattr("agui_pipelines.phases.validate.expect_loaded", lambda *_: ())
+
+
 @pytest.fixture(params=BACKENDS)
 def place(request, config):
     return config(request.param, "store")
@@ -138,18 +144,19 @@ def test_a_change_that_fails_for_one_document_leaves_all_as_they_were(move, stor
     assert states(move) == [(1, "applied")]
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "after ledger/*-schema_begun*",
-        "applying",
-        "after ledger/*-import_begun*",
-        "batches 1",
-        "batches 5",
-        "after ledger/*-validate*",
-        "before ledger/*-schema_done*",
-    ],
-)
+POINTS = [
+    "after ledger/*-schema_begun*",
+    "applying",
+    "after ledger/*-import_begun*",
+    "batches 1",
+    "batches 5",
+    "after ledger/*-validate*",
+    "before ledger/*-schema_done*",
+]
+KILLED = [("redis", point) for point in POINTS] + [(b, p) for b in ("file", "postgresql") for p in POINTS[4:6]]
+
+
+@pytest.mark.parametrize(("place", "point"), KILLED, indirect=["place"])
 def test_a_killed_one_is_finished_and_changes_nothing_twice(point, move, store, forker):
     write(move, **{"0001_count": COUNT_UP, "0002_rename": RENAME})
     assert forker.end(forker.start(move, point, "schema")) == -signal.SIGKILL
