@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from agui_pipelines.errors import StoreError
+from agui_pipelines.errors import LockLostError, StoreError
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.standing import VALIDATE
 from agui_pipelines.ports import Store
 from agui_pipelines.transforms import names
 from agui_pipelines.transforms.format_1_to_2 import NAME as FORMAT_1_TO_2
@@ -51,18 +52,25 @@ def put_marks_back(session: Session, store: Store, marks: dict[str, str | None] 
 def mark_format(session: Session, plan_id: str, *, others: int) -> None:
     """After a migration to data format 2.0 was proven, have its target say so.
 
-    A target that says that it is of a later version, or that holds `others` besides what was migrated while it says that it
-    is of an earlier one, is left as it is.
+    A target that says something of another major version is left as it is, and so is one that holds `others` besides what was
+    migrated. That it cannot be marked is told, and no reason to call the migration a failure.
     """
     if FORMAT_1_TO_2 not in names(session.migration.transforms):
         return
-    with session.target() as target:
-        before = target.version()
-        if before is not None and (not before.startswith("1.") or others):
-            if before != SCHEMA_VERSION:
-                told = f"It holds {others:,} other states" if others else "That is no 1.x"
-                session.meter("validate").tell(f"The target's version marker stays {before}. {told}.")
+    meter = session.meter(VALIDATE)
+    try:
+        with session.target() as target:
+            before = target.version()
+        if before == SCHEMA_VERSION:
             return
-    with session.exclusive(), session.target() as target:
-        session.ledger.record(Entry(MARKED, plan_id, outputs={"before": before, "after": SCHEMA_VERSION}))
-        target.set_version(SCHEMA_VERSION)
+        if others or not (before or "1.").startswith("1."):
+            why = f" It holds {others:,} other states." if others else ""
+            meter.tell(f"The target's version marker stays as it is ({before or 'none'}).{why}")
+            return
+        with session.exclusive(), session.target() as target:
+            session.ledger.record(Entry(MARKED, plan_id, outputs={"before": before, "after": SCHEMA_VERSION}))
+            target.set_version(SCHEMA_VERSION)
+    except LockLostError:
+        raise
+    except StoreError as error:
+        meter.tell(f"The target cannot be marked as {SCHEMA_VERSION}: {error.message}")

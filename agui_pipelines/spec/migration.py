@@ -191,6 +191,7 @@ class Migration(Section):
             "restore_kept": False,
             "history_limit": None,
             "expectations": Expectations(),
+            "on_failure": "rollback",
             "limits": self.limits.model_copy(update={"max_rejects": 0}),
         }
         changes = {"name": name, "source": store, "target": store, "transforms": tuple(transforms), "in_place": True}

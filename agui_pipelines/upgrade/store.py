@@ -143,10 +143,9 @@ def upgrade(
     surveys.require_store(session, of)
     with session.exclusive(of):
         route = _route(session, of, to, assumed)
-        if route.path:
-            agree(_report(route, route.would(), began))
-        elif route.found.marker is not None:
+        if not route.path and route.found.marker is not None:
             return _report(route, (), began)
+        agree(_report(route, route.would(), began))
         attempt = _begin(session, of, route, fresh=fresh) if route.path else None
         reports = _steps(session, of, route, attempt) if attempt else ()
         if attempt:

@@ -206,12 +206,9 @@ def format_of(document: bytes) -> str | None:
     """The data format of a document: ``1.0``, ``2.0``, or None for any other."""
     if b"version" not in document and b"\\" not in document:
         return None
-    members = documents.members(document)
-    version = members.get("version", b"")
-    if version[:1] != b'"':
-        return None
     try:
-        said = str(orjson.loads(version))
-    except orjson.JSONDecodeError:  # a lone surrogate, which no format has
+        members = documents.members(document)
+        said = orjson.loads(members.get("version", b"null"))
+    except (ValueError, ArithmeticError):  # lone surrogates, or numbers beyond reading, which no format has there
         return None
-    return said if said in _MEMBERS and _MEMBERS[said] in members else None
+    return said if isinstance(said, str) and _MEMBERS.get(said) in members else None
