@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from agui_pipelines.errors import CollisionError, RefusedError, StagingError, named
 from agui_pipelines.phases.comparison import compared
 from agui_pipelines.phases.session import Session
-from agui_pipelines.records import Kind
+from agui_pipelines.ports import BATCH_BYTES, Settling
+from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.staging import SnapshotReader
 
 PHASE: Final = "unchanged"
@@ -31,6 +32,7 @@ def require_ready(
             remedy="Export and transform all key ranges first: run the whole migration.",
         )
     _require_same_ids(staged)
+    _require_settled(session, complete)
     _require_unchanged(session, complete)
 
 
@@ -43,6 +45,26 @@ def _require_same_ids(staged: Iterable[SnapshotReader]) -> None:
                     f"The transforms give other ids to states: {named(renamed.column('source_id').to_pylist())}.",
                     why="In place, what lies under the old ids would stay beside the new ones. Nothing was written.",
                     remedy="Leave transforms that change ids out, or migrate into another place.",
+                )
+
+
+def _require_settled(session: Session, exported: Sequence[SnapshotReader]) -> None:
+    """What lies elsewhere than where it belongs would stay there, beside what is written."""
+    with session.target() as target:
+        if not isinstance(target, Settling):
+            return
+        for kind in Kind:
+            count = sum(
+                target.unsettled(kind, batch.select(SCHEMAS[kind].names))
+                for snapshot in exported
+                for segment in snapshot.segments(kind)
+                for batch in snapshot.portions(segment, session.migration.batch_size, BATCH_BYTES)
+            )
+            if count:
+                raise RefusedError(
+                    f"{count:,} {kind}s of {target.describe()} do not lie where they belong, or do not say whose they are.",
+                    why="What is written in place would come to lie beside them. Nothing was written.",
+                    remedy="Upgrade the store within its major version first, which puts them there: agui-migrate upgrade.",
                 )
 
 

@@ -100,6 +100,9 @@ def test_schema_migrations_are_listed_applied_and_taken_back(command, file, stor
     [line] = command("schema", "status", file, "--json").json["migrations"]
     assert (line["number"], line["state"]) == (1, "pending")
     assert command("schema", "up", file).code == 2
+    refused = command("schema", "up", file, "--yes")
+    assert (refused.code, "agui-migrate upgrade" in refused.error) == (3, True)
+    assert command("upgrade", file, "--yes").code == 0
 
     done = command("schema", "up", file, "--yes", "--json").json
 

@@ -20,6 +20,7 @@ from agui_pipelines.phases.standing import BEGUN
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.ports import Snapshot, Version
 from agui_pipelines.records import SCHEMAS, Kind
+from agui_pipelines.upgrade.store import upgrade
 from tests.integration.forker import Forker
 from tests.integration.test_backup import everything
 
@@ -212,6 +213,22 @@ def test_what_changed_since_the_export_is_told_before_anything_is_written(move, 
         import_(session, made, [r.name for r in made.ranges])
     assert everything(store) == before
     assert backup.backups(move.session()) == []
+
+
+def test_files_that_lie_elsewhere_would_stay_beside_what_is_written(config, opened, migration):
+    place = config("file", "store")
+    fill(opened(place))
+    place["file_options"]["shard_count"] = 5
+    before = everything(opened(place))
+    move = migration(source=place, target=place, transforms=["format_1_to_2"], in_place=True, ranges=2)
+    with pytest.raises(RefusedError, match="do not lie where they belong") as refused:
+        move.run()
+    assert "agui-migrate upgrade" in refused.value.remedy
+    assert everything(opened(place)) == before
+    upgrade(move.session())
+    assert move.run(fresh=True).validation.proven
+    require_new(opened(place))
+    assert opened(place).version() == "2.0.0"
 
 
 POINTS = ["batches 3", "batches 20", "after ledger/*-import-*"]
