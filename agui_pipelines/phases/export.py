@@ -87,14 +87,14 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
     plan.verify(session.workspace)
     meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
     with session.digester(meter.total) as digester, session.source_at_once(plan.plan_id, plan.created_at) as opened:
-        is_begun = in_place.is_begun(session, plan.plan_id)
+        is_rewritten = in_place.is_rewritten(session, plan.plan_id)
 
         def work(name: str) -> Manifest:
-            if is_begun:
+            if is_rewritten:
                 raise in_place.refuse_export(name)
             return retried(session, meter, partial(_export_range, session, opened, plan, meter, digester, name))
 
-        again = None if is_begun else partial(_rejected_later, session, plan)
+        again = None if is_rewritten else partial(_rejected_later, session, plan)
         reports = in_ranges(session, plan, ranges, PHASE, meter, work, again=again)
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 

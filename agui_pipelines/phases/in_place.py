@@ -46,6 +46,12 @@ def is_begun(session: Session, plan_id: str) -> bool:
     return session.migration.in_place and plan_id in standing(session.ledger).written
 
 
+def is_rewritten(session: Session, plan_id: str) -> bool:
+    """Likewise, also if it was proven: what is there must not be exported under that plan again."""
+    now = standing(session.ledger)
+    return session.migration.in_place and plan_id in now.written | now.proven
+
+
 def refuse_export(range_: str) -> RefusedError:
     """What is raised where a key range would be read again."""
     return RefusedError(

@@ -18,6 +18,7 @@ from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.rollback import rollback
 from agui_pipelines.phases.standing import BEGUN
 from agui_pipelines.phases.transform import transform
+from agui_pipelines.phases.validate import validate
 from agui_pipelines.ports import Snapshot, Version
 from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.upgrade.store import upgrade
@@ -321,6 +322,11 @@ def test_a_range_cannot_be_exported_once_the_import_has_begun(move):
     names = [r.name for r in made.ranges]
     import_(session, made, names)
     assert all(r.resumed for r in export(move.session(), made, names).ranges)
+    assert validate(move.session(), made).proven
+    with pytest.raises(RefusedError, match="00 cannot be exported"):
+        export(move.session(), made, names)
+    with pytest.raises(RefusedError, match="not what was exported any more"):
+        import_(move.session(), made, names)
     unknown = replace(made, plan_id=f"{made.plan_id}-")
     session.ledger.record(Entry(BEGUN, unknown.plan_id, outputs={"run_id": "", "ranges": names}))
     with pytest.raises(RefusedError, match="00 cannot be exported"):
