@@ -212,6 +212,23 @@ class Clocked(Protocol):
 
 
 @runtime_checkable
+class Settling(Protocol):
+    """A store in which a record may lie where its format no longer puts it, or without saying whose it is."""
+
+    def unsettled(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        """How many records of a bare batch `settle` would change."""
+        ...
+
+    def settle(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        """Put the records of a batch where they belong, each in one step; how many were changed.
+
+        The batch says whose the records are; nothing of what they hold is changed, and none that is gone comes back.
+        Idempotent.
+        """
+        ...
+
+
+@runtime_checkable
 class Stamping(Protocol):
     """A reader that writes into documents when they were migrated."""
 
@@ -254,6 +271,29 @@ class Store(Reader, Clocked, Protocol):
 
     def prepare(self) -> None:
         """Create what writing needs (tables, directories) where it is missing."""
+        ...
+
+    def lacking(self) -> tuple[str, ...]:
+        """What `prepare` would create, by name. Connects."""
+        ...
+
+    def version(self) -> str | None:
+        """The version marker as it stands there, without blanks around it; None if there is none.
+
+        See store-format.md, section 6. What it means is not looked at. Connects.
+        """
+        ...
+
+    def set_version(self, version: str | None) -> None:
+        """Write the version marker, durably, or remove it. No record is touched."""
+        ...
+
+    def applied(self) -> bytes | None:
+        """What was recorded of the user's own schema migrations, as JSON text; None if nothing was. Connects."""
+        ...
+
+    def set_applied(self, record: bytes | None) -> None:
+        """Record it, durably, or remove it. No record is touched."""
         ...
 
     def lock(self, owner: Owner, seconds: float) -> Lease:

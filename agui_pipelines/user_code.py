@@ -7,6 +7,7 @@ its code.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Callable
@@ -49,6 +50,28 @@ def load(name: str, folder: Path, what: str, group: str = "", *, beside: Loaded 
     source = getattr(module, "__file__", None)
     digest = xxh3_64_hexdigest(Path(source).read_bytes()) if source and Path(source).is_file() else "built-in"
     return Loaded(value, digest)
+
+
+def load_file(file: Path, folder: Path, what: str) -> ModuleType:
+    """Run a Python file of any name as a module of its own, anew each time; it finds modules in `folder`, as others do.
+
+    `what` is what it is for, as errors call it. Raises `SpecError` if that fails.
+    """
+    spec = importlib.util.spec_from_file_location(f"agui_user_{xxh3_64_hexdigest(str(file).encode())}", file)
+    if spec is None or spec.loader is None:
+        raise SpecError(f"The {what} {file.name} cannot be loaded: it is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    path, writes = str(folder), sys.dont_write_bytecode
+    sys.path.append(path)
+    sys.dont_write_bytecode = True  # a cache is told from its source by a time in whole seconds
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise SpecError(f"The {what} {file.name} cannot be loaded: {told(error)}") from error
+    finally:
+        sys.dont_write_bytecode = writes
+        sys.path.remove(path)
+    return module
 
 
 def told(error: BaseException) -> str:

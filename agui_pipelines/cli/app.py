@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -25,6 +25,9 @@ from agui_pipelines.cli.flags import Flags
 from agui_pipelines.errors import MigrationError, UsageError
 
 INTERRUPTED = 130
+
+End = Literal["source", "target"]
+"""As `phases.session` has it, which takes a second to load."""
 
 _TyperError: Any = typer.BadParameter.__mro__[2]
 """The base of what typer raises for a wrong command line (ClickException), wherever this version of typer keeps it."""
@@ -159,6 +162,54 @@ def rollback(
     rollbacks.rollback(_migration(file, None)[0], backup, yes=yes, json=json)
 
 
+Of = Annotated[str, typer.Option("--of", help="Which end of the migration: target or source.")]
+StoreKind = Annotated[
+    str | None, typer.Option("--store", help="Instead of a migration file: the kind of store: redis, postgres, file.")
+]
+StoreConfig = Annotated[
+    Path | None, typer.Option("--config", help="Its other keys, as AG-UI configures a store (YAML or JSON).")
+]
+StoreWorkspace = Annotated[
+    str | None, typer.Option("--workspace", help="With --store: folder or URL for backup and ledger.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command()
+def upgrade(
+    file: MigrationFile = None,
+    *,
+    of: Of = "target",
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="VERSION", help="Up to which version.  [default: the newest there is a way to]"),
+    ] = None,
+    assumed: Annotated[
+        str | None,
+        typer.Option("--from", metavar="VERSION", help="What the store is, whatever its marker and its documents say."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the steps and what they would change; write nothing.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Make a new backup instead of going on where an upgrade was killed.")
+    ] = False,
+    store: StoreKind = None,
+    config: StoreConfig = None,
+    workspace: StoreWorkspace = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Upgrade a store where it is: backup first, then step by step, version marker last.
+
+    Nobody else may write to the store meanwhile. From 1.x to 2.0 the way is a migration with `format_1_to_2`.
+    """
+    from agui_pipelines.cli import upgrade as upgrades  # noqa: PLC0415
+
+    migration = _of_one_store(file, store, config, workspace)
+    upgrades.upgrade(migration, _end(of), to=to, assumed=assumed, dry_run=dry_run, fresh=fresh, yes=yes, json=json)
+
+
 @app.command()
 def status(file: MigrationFile = None, *, json: Json = False) -> None:
     """Say where a migration stands, from its ledger."""
@@ -285,6 +336,78 @@ def backup_delete(
     from agui_pipelines.cli import backup as backups  # noqa: PLC0415
 
     backups.delete(_migration(file, None)[0], id_, force=force, json=json)
+
+
+schema_app = typer.Typer(
+    name="schema",
+    no_args_is_help=True,
+    help="Numbered changes of your own to a store's documents, from the folder `migrations` beside the migration file.",
+    rich_markup_mode="markdown",
+)
+app.add_typer(schema_app)
+
+UpTo = Annotated[int | None, typer.Option("--to", metavar="N", help="Up to this number.  [default: all]")]
+DownTo = Annotated[
+    int | None, typer.Option("--to", metavar="N", help="All after this number; 0 for all.  [default: the newest one]")
+]
+SchemaDryRun = Annotated[bool, typer.Option("--dry-run", help="Find out what would change; write nothing.")]
+
+
+@schema_app.command("status")
+def schema_status(file: MigrationFile = None, *, of: Of = "target", json: Json = False) -> None:
+    """List the migrations, and which of them were applied to the store."""
+    from agui_pipelines.cli import schema  # noqa: PLC0415
+
+    schema.status(_migration(file, None)[0], _end(of), json=json)
+
+
+@schema_app.command("up")
+def schema_up(
+    file: MigrationFile = None,
+    *,
+    of: Of = "target",
+    to: UpTo = None,
+    dry_run: SchemaDryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Apply the migrations that were not applied yet: backup first, proven afterwards, put back if something fails."""
+    from agui_pipelines.cli import schema  # noqa: PLC0415
+
+    schema.run(_migration(file, None)[0], _end(of), "up", to, dry_run=dry_run, yes=yes, json=json)
+
+
+@schema_app.command("down")
+def schema_down(
+    file: MigrationFile = None,
+    *,
+    of: Of = "target",
+    to: DownTo = None,
+    dry_run: SchemaDryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Take migrations back by their `down`, the newest first."""
+    from agui_pipelines.cli import schema  # noqa: PLC0415
+
+    schema.run(_migration(file, None)[0], _end(of), "down", to, dry_run=dry_run, yes=yes, json=json)
+
+
+def _end(of: str) -> End:
+    if of not in get_args(End):
+        raise UsageError(f"--of is '{of}'; it can be target or source.")
+    return "source" if of == "source" else "target"
+
+
+def _of_one_store(file: str | None, store: str | None, config: Path | None, workspace: str | None) -> spec.Migration:
+    """The migration file, or what one would be for a store that the command line names."""
+    if store is None:
+        if config is not None or workspace is not None:
+            raise UsageError("--config and --workspace are for a store that --store names.")
+        return _migration(file, None)[0]
+    if file is not None:
+        raise UsageError("Give a migration file or --store, not both.")
+    return spec.parse(flag_files.of_store(store, config, workspace), origin="command line")
 
 
 def _migration(file: str | None, given: Flags | None) -> tuple[spec.Migration, str | None]:

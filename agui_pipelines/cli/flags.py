@@ -43,6 +43,13 @@ def mapping(flags: Flags) -> dict[str, Any]:
     return {**text, **overrides(flags)}
 
 
+def of_store(kind: str, config: Path | None, workspace: str | None) -> dict[str, Any]:
+    """The migration file of a single store, whose both ends it is: enough for what is done to one store."""
+    store = _end("target", kind, config, option="store")
+    text: dict[str, Any] = {"name": f"{store['type']}-store", "source": store, "target": store}
+    return text if workspace is None else {**text, "workspace": workspace}
+
+
 def overrides(flags: Flags) -> dict[str, Any]:
     """Flags that also change a migration read from a file."""
     values = {
@@ -91,12 +98,14 @@ def _anchored(text: dict[str, Any]) -> dict[str, Any]:
     return anchored
 
 
-def _end(side: str, kind: str | None, config: Path | None) -> dict[str, Any]:
+def _end(side: str, kind: str | None, config: Path | None, *, option: str = "") -> dict[str, Any]:
     values = spec.read_mapping(config, what=f"{side} configuration") if config else {}
     kind = spec.ALIASES.get(kind, kind) if kind else None
     configured = spec.ALIASES.get(values.get("type", ""), values.get("type"))
     if kind and configured and kind != configured:
-        raise SpecError(f"--{side} says '{kind}', but {config} is the configuration of a '{configured}' store.")
+        raise SpecError(
+            f"--{option or side} says '{kind}', but {config} is the configuration of a '{configured}' store."
+        )
     if not (kind or configured):
         raise UsageError(
             f"The migration has no {side}.",

@@ -40,6 +40,9 @@ PHASES: Final = {
     "restore_proof": "Prove",
     "rollback": "Roll back",
     "differences": "Describe",
+    "survey": "Survey",
+    "settle": "Settle",
+    "unchanged": "Compare",
 }
 UNFOLDED: Final = 100_000
 """Columns of what is no terminal: a program reads it line by line."""

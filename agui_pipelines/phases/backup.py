@@ -37,6 +37,7 @@ from agui_pipelines.keyspace import (
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import Comparison, compared
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
+from agui_pipelines.phases.marks import marks_of, put_marks_back
 from agui_pipelines.phases.observation import Belonging, Unreadable, Within
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.retry import retried
@@ -75,6 +76,8 @@ class Backup:
     bytes: int
     catalogue_checksum: str
     """xxh3_128 of the catalogue's file, 32 hex digits."""
+    marks: dict[str, str | None] | None = None
+    """What the store said of itself (see `marks`): None if that could not be read, or was not kept yet."""
     created_at: str = ""
 
     @property
@@ -213,6 +216,8 @@ def _put_back(session: Session, backup: Backup) -> RestoreReport:
         before = removed.total()
         is_more = _remove_others(session, backup, opened, removed) and removed.total() > before
     expired = require_restored(session, backup)
+    with opened() as store:
+        put_marks_back(session, store, backup.marks, "" if backup.is_whole else backup.plan_id)
     progress = session.conclude(meter, backup.plan_id)
     report = RestoreReport(backup.backup_id, backup.records, expired, dict(removed), progress.seconds)
     phase = RESTORE if backup.of == "target" else _SOURCE_RESTORED
@@ -318,12 +323,12 @@ def _sealed(
         _opened(session, of) as store,
         store.held_view() if isinstance(store, Consistent) else nullcontext() as view,
     ):
-        place = store.describe()
+        place, marks = store.describe(), marks_of(store)
         work = partial(one, digester)
         session.in_parallel(lambda r: retried(session, meter, partial(work, r)), [r for r in ranges if r.keys])
     session.conclude(meter, plan_id)
     snapshots, checksum = dict(sorted(made.items())), session.workspace.checksum(name)
-    return Backup(backup_id, of, plan_id, place, tuple(ranges), snapshots, covers, records, size, checksum)
+    return Backup(backup_id, of, plan_id, place, tuple(ranges), snapshots, covers, records, size, checksum, marks)
 
 
 def _read(
@@ -442,6 +447,18 @@ def _possible_ids(kind: Kind, name: bytes) -> list[tuple[str, str]]:
 
 def require_restored(session: Session, backup: Backup) -> int:
     """How many states are gone because their time was over. Raises `BackupError` unless all else is as it was."""
+    wrong, expired = changes_since(session, backup)
+    if wrong:
+        raise BackupError(
+            f"After the backup {backup.backup_id} was restored, {backup.place} is not as it was: {'; '.join(wrong)}.",
+            why="Somebody else may be writing there.",
+            remedy="Stop whoever writes, and restore again; the backup is kept.",
+        )
+    return expired
+
+
+def changes_since(session: Session, backup: Backup) -> tuple[list[str], int]:
+    """What the store holds otherwise than the backup, in words, and how many states are gone as their time was over."""
     opened = partial(_opened, session, backup.of)
     meter = session.meter("restore_proof", total=sum(backup.records.values()))
     snapshots = _snapshots(session, backup)
@@ -462,13 +479,7 @@ def require_restored(session: Session, backup: Backup) -> int:
     ]
     if unreadable.count:
         wrong.append(f"{unreadable.count:,} records that cannot be read ({named(unreadable.ids)})")
-    if wrong:
-        raise BackupError(
-            f"After the backup {backup.backup_id} was restored, {backup.place} is not as it was: {'; '.join(wrong)}.",
-            why="Somebody else may be writing there.",
-            remedy="Stop whoever writes, and restore again; the backup is kept.",
-        )
-    return sum(result.expired for result in found.values())
+    return wrong, sum(result.expired for result in found.values())
 
 
 def _require_same_place(backup: Backup, store: Store) -> None:

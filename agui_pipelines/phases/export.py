@@ -14,6 +14,7 @@ from agui_pipelines import losses
 from agui_pipelines.canonical import UNUSABLE, Trait
 from agui_pipelines.digests import digest_values
 from agui_pipelines.ledger import Entry
+from agui_pipelines.phases import in_place
 from agui_pipelines.phases.listed import Listed
 from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.retry import retried
@@ -86,11 +87,15 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
     plan.verify(session.workspace)
     meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
     with session.digester(meter.total) as digester, session.source_at_once(plan.plan_id, plan.created_at) as opened:
+        is_rewritten = in_place.is_rewritten(session, plan.plan_id)
 
         def work(name: str) -> Manifest:
+            if is_rewritten:
+                raise in_place.refuse_export(name)
             return retried(session, meter, partial(_export_range, session, opened, plan, meter, digester, name))
 
-        reports = in_ranges(session, plan, ranges, PHASE, meter, work, again=partial(_rejected_later, session, plan))
+        again = None if is_rewritten else partial(_rejected_later, session, plan)
+        reports = in_ranges(session, plan, ranges, PHASE, meter, work, again=again)
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 
 
@@ -108,11 +113,12 @@ def in_ranges(
     meter: Meter,
     work: Callable[[str], Manifest],
     basis: Callable[[str], str] = lambda _: "",
-    again: Callable[[str], bool] = lambda _: False,
+    again: Callable[[str], bool] | None = lambda _: False,
 ) -> tuple[RangeReport, ...]:
     """Make a snapshot of each range in parallel, recording each in the ledger, and pass over those that are finished.
 
-    A finished range is done again if `again` says so, or if it had rejects: its source may have been mended since.
+    A finished range is done again if `again` says so, or if it had rejects: its source may have been mended since. None is
+    if there is no `again`.
     """
     reports: dict[str, RangeReport] = {}
     resumable = is_open(session.ledger, plan.plan_id)
@@ -120,7 +126,7 @@ def in_ranges(
     def one(name: str) -> None:
         made_from = basis(name)
         entry = session.ledger.last(phase, plan_id=plan.plan_id, unit=name, basis=made_from) if resumable else None
-        if entry is not None and not entry.outputs["rejects"] and not again(name):
+        if entry is not None and (again is None or not (entry.outputs["rejects"] or again(name))):
             reports[name] = RangeReport(**{**entry.outputs, "resumed": True})
             meter.add(sum(reports[name].records.values()), reports[name].bytes)
             return

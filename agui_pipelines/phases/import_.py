@@ -18,10 +18,13 @@ from xxhash import xxh3_128
 
 from agui_pipelines.errors import LockLostError, StagingError
 from agui_pipelines.ledger import Entry
+from agui_pipelines.phases import in_place
 from agui_pipelines.phases.admission import require_importable
 from agui_pipelines.phases.backup import Backup, ensure, of_plan
 from agui_pipelines.phases.expect import require_expected
+from agui_pipelines.phases.export import exported
 from agui_pipelines.phases.plan import Plan, is_open
+from agui_pipelines.phases.readiness import require_ready
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, VOIDING
@@ -97,6 +100,9 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
 
 
 def _import(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport:
+    if session.migration.in_place and not in_place.is_begun(session, plan.plan_id):
+        exported_ranges = [exported(session, plan, each.name) for each in plan.ranges]
+        require_ready(session, exported_ranges, staged_ranges(session, plan).values())
     back_up(session, plan, ranges)
     snapshots = {name: _require_staged(session, plan, name) for name in ranges}
     for snapshot in snapshots.values():

@@ -20,6 +20,7 @@ from agui_pipelines.errors import RefusedError, SamePlaceError, StagingError, St
 from agui_pipelines.expectations.suites import Stage, suites
 from agui_pipelines.keyspace import KeyRange, Span, cut, ranges_as_text, ranges_of_text, write_catalogue
 from agui_pipelines.ledger import Entry, Ledger
+from agui_pipelines.phases import in_place
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Reader, Store
@@ -102,10 +103,12 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
         source_server, target_server = source.ping(), target.ping()
         target.check()
         _require_source(source)
-        _refuse_same_place(source, target)
+        _require_two_places(session, source, target)
         existing = None if fresh else _resumable(session, purpose)
         if existing and _of_these(existing, source, target) and _still_serves(session, source, existing):
             return existing
+        if migration.in_place:
+            in_place.require_not_begun(session)
         plan_id = new_id("plan")
         keys, ranges = _catalogue(session, source, plan_id)
         manager = StateManager(target)
@@ -230,12 +233,15 @@ def _require_source(source: Reader) -> None:
         )
 
 
-def _refuse_same_place(source: Reader, target: Store) -> None:
-    if source.place().overlaps(target.place()):
+def _require_two_places(session: Session, source: Reader, target: Store) -> None:
+    if session.migration.in_place:
+        in_place.require_one_place(source, target)
+    elif source.place().overlaps(target.place()):
         raise SamePlaceError(
             f"Source and target are the same place: {target.describe()}.",
             why="What is written would be read again, and the source would be overwritten.",
-            remedy="Give the target another prefix, database, schema or folder.",
+            remedy="Give the target another prefix, database, schema or folder; or, to change an AG-UI store where it is, set "
+            "in_place: true.",
         )
 
 

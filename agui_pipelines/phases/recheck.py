@@ -93,6 +93,8 @@ def changed_at_source(
     ids = _mismatching(comparison)
     if not ids:
         return SourceChanges()
+    if session.migration.in_place:
+        return SourceChanges(unknown="The source is the target itself, which the import has changed.")
     # Where reading it fails, only that is to stop.
     session = replace(session, stop=threading.Event())
     try:

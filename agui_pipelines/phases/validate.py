@@ -25,6 +25,7 @@ from agui_pipelines.phases.expect import asked_of, expect_loaded, recorded, told
 from agui_pipelines.phases.import_ import imported
 from agui_pipelines.phases.integrity import Integrity
 from agui_pipelines.phases.leftovers import remove_leftovers
+from agui_pipelines.phases.marks import mark_format
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.recheck import Recheck, SourceChanges, changed_at_source, look_again
 from agui_pipelines.phases.replay import Replay, replay
@@ -236,6 +237,8 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
         loaded=loaded,
         expectations=tuple(recorded(session, plan.plan_id)),
     )
+    if report.proven:
+        mark_format(session, plan.plan_id, others=report.kinds[Kind.STATE].extra.count)
     _record(session, report)
     remove_leftovers(session)
     return report

@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -161,7 +161,15 @@ class Migration(Section):
     on_failure: Literal["rollback", "keep"] = "rollback"
     """What becomes of the target when an import or its validation fails: put back as it was, or left as it is."""
     hooks: Hooks = Hooks()
+    in_place: bool = False
+    """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
     workspace: str = Field(DEFAULT_WORKSPACE, repr=False)
+
+    @model_validator(mode="after")
+    def _with_a_way_back(self) -> Self:
+        if self.in_place and not self.backup.before_import:
+            raise ValueError("in_place replaces what the store holds, so it needs backup.before_import")
+        return self
 
     _text: dict[str, Any] = PrivateAttr(default_factory=dict)
     _folder: Path = Path()
@@ -170,6 +178,26 @@ class Migration(Section):
     def text(self) -> dict[str, Any]:
         """The file as it was written, references unresolved, literal passwords struck out: safe to store and to print."""
         return self._text
+
+    def rewriting(
+        self, store: TargetConfig, end: Literal["source", "target"], name: str, transforms: Sequence[dict[str, Any]]
+    ) -> Migration:
+        """A migration of one of the two stores in place, by other transforms; all else as here, as far as it concerns that."""
+        text = {key: value for key, value in self.text.items() if key in _UNDECISIVE}
+        text |= {"name": name, "source": self.text.get(end), "target": self.text.get(end)}
+        text |= {"transforms": list(transforms), "in_place": True}
+        unset: dict[str, Any] = {
+            "keep": (),
+            "restore_kept": False,
+            "history_limit": None,
+            "expectations": Expectations(),
+            "on_failure": "rollback",
+            "limits": self.limits.model_copy(update={"max_rejects": 0}),
+        }
+        changes = {"name": name, "source": store, "target": store, "transforms": tuple(transforms), "in_place": True}
+        derived = self.model_copy(update=unset | changes)
+        object.__setattr__(derived, "_text", text)
+        return derived
 
     @property
     def folder(self) -> Path:

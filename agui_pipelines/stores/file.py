@@ -31,7 +31,9 @@ from agui_pipelines.stores.file_changes import Changes, as_store_error, make_fol
 from agui_pipelines.stores.file_history import instant
 from agui_pipelines.stores.file_layout import BACKUP, Layout, name_problem
 from agui_pipelines.stores.file_lock import FileLease, LockFile
+from agui_pipelines.stores.file_marks import APPLIED, VERSION, Mark
 from agui_pipelines.stores.file_reader import FileReader, is_text
+from agui_pipelines.stores.file_settling import Settler
 from agui_pipelines.stores.file_writer import Folders, Writer, folded, kept_mtime
 
 _KEYS: Final = 10_000
@@ -134,6 +136,37 @@ class FileStore:
             for kind in Kind:
                 make_folder(self._layout.tree(kind))
             self._layout.remove_leftovers(before_ns=time.time_ns() - _LEFTOVER_NS)
+
+    def lacking(self) -> tuple[str, ...]:
+        trees = [self._layout.tree(kind) for kind in Kind]
+        return tuple(f"the folder {os.fsdecode(tree)}" for tree in trees if not os.path.isdir(tree))
+
+    def version(self) -> str | None:
+        found = self._mark(VERSION).read()
+        return None if found is None else found.decode("utf-8", "backslashreplace").strip()
+
+    def set_version(self, version: str | None) -> None:
+        self._set_mark(VERSION, None if version is None else f"{version}\n".encode())
+
+    def applied(self) -> bytes | None:
+        return self._mark(APPLIED).read()
+
+    def set_applied(self, record: bytes | None) -> None:
+        self._set_mark(APPLIED, record)
+
+    def unsettled(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        with self._errors():
+            return sum(1 for _ in self._settler.found(kind, list(_rows(kind, batch))))
+
+    def settle(self, kind: Kind, batch: pa.RecordBatch) -> int:
+        """See `file_settling`. Of a state, its backup goes with it."""
+        settler, count = self._settler, 0
+        with self._errors():
+            for found in settler.found(kind, list(_rows(kind, batch))):
+                settler.settle(found)
+                count += 1
+        self._unflushed = self._unflushed or count > 0
+        return count
 
     def lock(self, owner: Owner, seconds: float) -> FileLease:
         """A file in base_dir, which is made if it is not there, and goes with the lock if nothing else came there."""
@@ -314,6 +347,21 @@ class FileStore:
     def _passing(self) -> AbstractContextManager[object]:
         """Within the block, nobody takes over the lock that a fence asks for. Raises `LockLostError`."""
         return self._lock.passing(self._token) if self._token else nullcontext()
+
+    def _mark(self, name: bytes) -> Mark:
+        return Mark(self._layout.base, name, self._options.file_mode)
+
+    def _set_mark(self, name: bytes, content: bytes | None) -> None:
+        changes = self._mark(name).change(content)
+        try:
+            with self._passing():
+                changes.commit()
+        finally:
+            changes.discard()
+
+    @property
+    def _settler(self) -> Settler:
+        return Settler(self._layout, self._options.file_mode, self._passing)
 
     def _errors(self) -> AbstractContextManager[None]:
         return as_store_error(self._layout.base)

@@ -81,6 +81,8 @@ class Record(NamedTuple):
 
     parts: Parts
     state_id: str | None
+    says_itself: bool
+    """Whether that state is named by its ``StateID``, and not by its metadata."""
 
 
 def read_record(layout: Layout, kind: Kind, path: bytes, key: bytes) -> Record | None:
@@ -108,8 +110,8 @@ def _parsed(kind: Kind, body: bytes) -> Record:
     parts = version_parts(body) if kind is Kind.VERSION else snapshot_parts(body)
     state_id, extra = split_state_id(parts.extra)
     if state_id is None:
-        return Record(parts, _from_metadata(parts.metadata))
-    return Record(replace(parts, extra=extra), state_id)
+        return Record(parts, _from_metadata(parts.metadata), says_itself=False)
+    return Record(replace(parts, extra=extra), state_id, says_itself=True)
 
 
 def _from_metadata(metadata: bytes | None) -> str | None:

@@ -238,12 +238,12 @@ class Layout:
 
     def remove_leftovers(self, *, before_ns: int) -> None:
         """Remove files that were being written when a process ended, where that was before a moment."""
-        folders = [(self.tree(kind, folder), ASIDE) for kind in TREES for folder in self.folders(kind)]
-        for folder, beginning in (*folders, (self.base, PROBE)):
-            with os.scandir(folder) as entries:
-                old = [e.path for e in entries if e.name.startswith(beginning) and _is_older(e, before_ns)]
-            for path in old:
-                os.unlink(path)
+        for path in (self.base, *(self.tree(kind, folder) for kind in TREES for folder in self.folders(kind))):
+            with os.scandir(path) as entries:
+                aside = [e for e in entries if e.name.startswith(ASIDE) and e.name != LOCK]
+                old = [e.path for e in aside if _is_older(e, before_ns)]
+            for leftover in old:
+                os.unlink(leftover)
 
 
 def _is_older(entry: os.DirEntry[bytes], moment_ns: int) -> bool:

@@ -39,6 +39,7 @@ from agui_pipelines.stores import postgresql_limits
 from agui_pipelines.stores.postgresql_check import examine
 from agui_pipelines.stores.postgresql_lock import Fence, PostgresLease, lock
 from agui_pipelines.stores.postgresql_lock import Place as LockPlace
+from agui_pipelines.stores.postgresql_marks import APPLIED, VERSION, Marks
 from agui_pipelines.stores.postgresql_tables import ABSENT, TABLES, Table, Tables, is_text
 from agui_pipelines.stores.postgresql_writing import Writing
 
@@ -54,6 +55,7 @@ class PostgresStore:
         self._connections = Connections(Endpoint.of(config))
         self._tables = Tables(config.schema_)
         self._writing = Writing(self._tables)
+        self._marks = Marks(config.schema_)
         self._place = LockPlace(self._connections, config.schema_, self.describe())
         self._fence = Fence(self._place)
         self._view: str | None = None
@@ -89,6 +91,28 @@ class PostgresStore:
         """Create tables and indexes where they are missing. The schema is never created."""
         with self._changing(Work.WRITE) as connection:
             self._tables.create_missing(connection)
+
+    def lacking(self) -> tuple[str, ...]:
+        with self._connections.lent(Work.RECORD) as connection:
+            return self._tables.missing(connection)
+
+    def version(self) -> str | None:
+        with self._connections.lent(Work.RECORD) as connection:
+            found = self._marks.read(connection, VERSION)
+        return None if found is None else found.strip()
+
+    def set_version(self, version: str | None) -> None:
+        with self._changing(Work.RECORD) as connection:
+            self._marks.write(connection, VERSION, version)
+
+    def applied(self) -> bytes | None:
+        with self._connections.lent(Work.RECORD) as connection:
+            found = self._marks.read(connection, APPLIED)
+        return None if found is None else found.encode()
+
+    def set_applied(self, record: bytes | None) -> None:
+        with self._changing(Work.RECORD) as connection:
+            self._marks.write(connection, APPLIED, None if record is None else record.decode())
 
     def lock(self, owner: Owner, seconds: float) -> PostgresLease:
         """See `postgresql_lock`. Takes two connections, one of which stays within a transaction."""

@@ -166,6 +166,17 @@ class Tables:
         oids: dict[str, int] = dict(rows)
         return {kind: oids[table.name] for kind, table in TABLES.items() if table.name in oids}
 
+    def missing(self, connection: Connection) -> tuple[str, ...]:
+        """What `create_missing` would make, by name."""
+        existing = self.existing(connection)
+        found = []
+        for kind, table in TABLES.items():
+            if kind not in existing:
+                found.append(f"the table {table.name}")
+            if table.index and (kind not in existing or self._lacks_index(connection, table, existing[kind])):
+                found.append(f"the index {table.index}")
+        return tuple(found)
+
     def create_missing(self, connection: Connection) -> None:
         """Make tables and indexes that are not there; the schema must be. Safe when several do it at once."""
         with connection.transaction():

@@ -180,6 +180,24 @@ class RedisStore:
     def prepare(self) -> None:
         """Redis needs nothing prepared."""
 
+    def lacking(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+    def version(self) -> str | None:
+        found: bytes | None = self._wire.call(b"GET", self._layout.version)
+        return None if found is None else found.decode("utf-8", "backslashreplace").strip()
+
+    def set_version(self, version: str | None) -> None:
+        self._set_mark(self._layout.version, None if version is None else version.encode())
+
+    def applied(self) -> bytes | None:
+        found: bytes | None = self._wire.call(b"GET", self._layout.applied)
+        return found
+
+    def set_applied(self, record: bytes | None) -> None:
+        self._set_mark(self._layout.applied, record)
+
     def lock(self, owner: Owner, seconds: float) -> RedisLease:
         """A key beside those of the store; its expiry counts by the server's clock."""
         return lock(self._wire, self._layout.lock, owner, seconds, self.describe())
@@ -297,6 +315,9 @@ class RedisStore:
                 counts[i] += sum(key.startswith(family) for key in page)
         states, versions, snapshots = counts
         return StoreStats(states, versions, snapshots, server=self.ping())
+
+    def _set_mark(self, key: bytes, content: bytes | None) -> None:
+        self._fence.run(Burst.of((b"DEL", key) if content is None else (b"SET", key, content)))
 
     def _save(self, record: Version | Snapshot) -> None:
         require_own_keys(self._wire, self._layout, [record])

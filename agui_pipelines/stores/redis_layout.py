@@ -57,6 +57,16 @@ class Layout:
         """The key that says who writes here. Nothing of the store begins with ``meta:``."""
         return self.prefix + b"meta:lock"
 
+    @property
+    def version(self) -> bytes:
+        """The key of the version marker."""
+        return self.prefix + b"meta:version"
+
+    @property
+    def applied(self) -> bytes:
+        """The key of what is recorded of schema migrations."""
+        return self.prefix + b"meta:schema"
+
     def state(self, state_id: bytes) -> bytes:
         return self.prefix + b"state:" + state_id
 

@@ -8,8 +8,9 @@ In the migration file a step is a name (``identity``) or a mapping of one name t
       - python: "my_package.shapes:upgrade"
 
 Every transform's module says what it does, with an example. All of them give versions and snapshots the id of their state, and
-change the documents that these recorded as they change the state's, unless the module says otherwise. None changes a version's
-``delta``: after a transform that moves or changes members, it tells what changed between the documents as they were.
+change the documents that these recorded as they change the state's, unless the module says otherwise. None but
+``format_1_to_2`` changes a version's ``delta``: after a transform that moves or changes members, it tells what changed between
+the documents as they were.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _NAMES: Final = frozenset(
         "python",
         "rename_fields",
         "rename_ids",
+        "schema_migration",
         "set_fields",
         "strip_prefix",
         "unflatten_metadata",
@@ -60,6 +62,11 @@ class Chain:
         for step in self._steps:
             batch = step.apply(kind, batch, on_reject)
         return batch
+
+
+def names(steps: Sequence[str | dict[str, Any]]) -> tuple[str, ...]:
+    """The names of the steps that a migration file asks for."""
+    return tuple(step if isinstance(step, str) else next(iter(step), "") for step in steps)
 
 
 def chain(steps: Sequence[str | dict[str, Any]], folder: Path) -> Chain:

@@ -45,7 +45,11 @@ _NEEDS: Final = {
 def build(options: Any, folder: Path) -> OfDocuments:  # noqa: ARG001 - every transform is built alike
     if not isinstance(options, list) or not options:
         raise wrong(_NAME, "needs a list of operations", _EXAMPLE)
-    operations = exact(_NAME, options, _EXAMPLE)
+    return patching(_NAME, exact(_NAME, options, _EXAMPLE))
+
+
+def patching(name: str, operations: list[Any]) -> OfDocuments:
+    """The step, called `name`, that applies operations whose numbers are exact. Raises `SpecError`."""
     steps = [(_told(operation), _single(number, operation)) for number, operation in enumerate(operations, 1)]
 
     def patched(document: Document) -> bool:
@@ -61,7 +65,7 @@ def build(options: Any, folder: Path) -> OfDocuments:  # noqa: ARG001 - every tr
             document.update(members)
         return documents.dumps(document) != before
 
-    return OfDocuments(_NAME, fingerprint(_NAME, operations), patched)
+    return OfDocuments(name, fingerprint(name, operations), patched)
 
 
 def _single(number: int, operation: Any) -> jsonpatch.JsonPatch:

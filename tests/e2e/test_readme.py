@@ -30,7 +30,7 @@ def test_the_readme_shows_every_command():
 @pytest.mark.parametrize("line", shown())
 def test_a_command_in_the_readme_exists_with_its_options(command, line):
     _, verb, *arguments = shlex.split(line)
-    group = [arguments.pop(0)] if verb in ("backup", "expectations") else []
+    group = [arguments.pop(0)] if verb in ("backup", "expectations", "schema") else []
 
     helped = command(verb, *group, "--help")
 

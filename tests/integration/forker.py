@@ -4,6 +4,8 @@ A *point* says where a run kills itself, as `kill -9` would:
 
 - ``before`` or ``after`` a file whose name fits a pattern appears in the workspace,
 - when so many ``batches`` are known to be written,
+- when so many files were settled by an upgrade, or when the version was just ``marked``, or that
+  schema migrations are being ``applying``,
 - in the write with a number, when ``half`` of it is in the target's hands, all of it was ``sent`` and no answer is read,
   or it is ``written`` and nothing knows of it yet.
 
@@ -44,6 +46,8 @@ from agui_pipelines.stores.file import FileStore
 from agui_pipelines.stores.file_changes import Changes
 from agui_pipelines.stores.postgresql import PostgresStore
 from agui_pipelines.stores.redis import RedisStore
+from agui_pipelines.upgrade.schema import Schema
+from agui_pipelines.upgrade.store import upgrade
 
 
 class Forker:
@@ -59,10 +63,11 @@ class Forker:
         self._told = []
         self._await("0 loaded")
 
-    def start(self, move, point=""):
+    def start(self, move, point="", what="migrate"):
         """Begin a run; returns the id of its process."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"text": move.text, "folder": str(move.folder), "point": point}) + "\n")
+        asked = {"text": move.text, "folder": str(move.folder), "point": point, "what": what}
+        self._process.stdin.write(json.dumps(asked) + "\n")
         pid = int(self._await("0 forked ").split()[-1])
         self._await(f"{pid} began")
         return pid
@@ -201,8 +206,41 @@ def doom_postgres():
     psycopg.Transaction.__exit__ = deadly(psycopg.Transaction.__exit__, lambda wire: wire.send_query(b"COMMIT"))
 
 
+def die_when_settled(number):
+    """Of a file that is given its state's id and moved, each counts."""
+    replace, rename, made = os.replace, os.rename, itertools.count(1)
+
+    def deadly(change):
+        def deadly_change(one, other, **options):
+            change(one, other, **options)
+            if isinstance(other, bytes) and other.endswith((b".json", b".backup")) and next(made) == number:
+                die()
+
+        return deadly_change
+
+    os.replace, os.rename = deadly(replace), deadly(rename)
+
+
+def die_when_marked(name):
+    def deadly(mark):
+        def deadly_mark(self, content):
+            mark(self, content)
+            die()
+
+        return deadly_mark
+
+    for store in (FileStore, RedisStore, PostgresStore):
+        setattr(store, name, deadly(getattr(store, name)))
+
+
 def arm(point):
     when, _, what = point.partition(" ")
+    if when == "settling":
+        die_when_settled(int(what))
+        return
+    if when in ("marked", "applying"):
+        die_when_marked("set_version" if when == "marked" else "set_applied")
+        return
     if when in ("before", "after"):
         die_at_a_file(when, what)
     elif when == "batches":
@@ -211,10 +249,16 @@ def arm(point):
         die_in_a_write(when, int(what))
 
 
-def run(text, folder, point):
+def run(text, folder, point, what):
     arm(point)
     session = Session.open(spec.parse(text, folder=Path(folder)))
     tell(os.getpid(), "began")
+    if what == "upgrade":
+        upgrade(session)
+        sys.exit(0)
+    if what == "schema":
+        Schema(session).up()
+        sys.exit(0)
     made = plan(session)
     names = [r.name for r in made.ranges]
     for phase in (export, transform, import_):

@@ -63,3 +63,51 @@ def test_snapshots_are_upgraded_too(history: Any) -> None:
 
 def test_options_are_refused(refused: Any) -> None:
     assert refused({STEP: True}) == f"The transform '{STEP}' takes no options."
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            b'[{"op": "replace", "path": "/data/n", "value": 1.50}]',
+            b'[{"op":"replace","path":"/payload/n","value":1.50}]',
+        ),
+        (
+            b'[{"op":"move","path":"/data/b","from":"/data/a"}]',
+            b'[{"op":"move","path":"/payload/b","from":"/payload/a"}]',
+        ),
+        (b'[{"op":"add","path":"/data","value":{}}]', b'[{"op":"add","path":"/payload","value":{}}]'),
+        (
+            b'[{"op":"add","path":"/version","value":"1.0"}]',
+            b'[{"op":"add","path":"/version","value":"2.0"},{"op":"add","path":"/schema_version","value":"2.0.0"}]',
+        ),
+        (b'[{"op":"test","path":"/version","value":"1.0"}]', b'[{"op":"test","path":"/version","value":"2.0"}]'),
+        (
+            b'[{"op":"replace","path":"","value":{"version":"1.0","data":1}}]',
+            b'[{"op":"replace","path":"","value":{"version":"2.0","payload":1,"schema_version":"2.0.0"}}]',
+        ),
+        (
+            b'[ {"op": "add", "path": "/database", "value": "/data"} ]',
+            b'[ {"op": "add", "path": "/database", "value": "/data"} ]',
+        ),
+        (b'[ {"op": "remove", "path": "/other/data"} ]', b'[ {"op": "remove", "path": "/other/data"} ]'),
+        (b'{"no":"list"}', b'{"no":"list"}'),
+        (b'[1, null, {"path": 3}]', b'[1, null, {"path": 3}]'),
+        (None, None),
+    ],
+)
+def test_the_delta_of_a_version_follows_its_document(before: bytes | None, after: bytes | None, history: Any) -> None:
+    row = {"state_id": "s", "version_id": "v", "data": b'{"version":"1.0","data":{}}', "delta": before}
+    [out], _ = history(Kind.VERSION, [STEP], row)
+    assert (out["data"], out["delta"]) == (b'{"version":"2.0","payload":{},"schema_version":"2.0.0"}', after)
+
+
+def test_the_delta_of_a_version_of_another_format_stays(history: Any) -> None:
+    row = {
+        "state_id": "s",
+        "version_id": "v",
+        "data": b'{ "version":"2.0" }',
+        "delta": b'[{"op":"remove","path":"/data"}]',
+    }
+    [out], _ = history(Kind.VERSION, [STEP], row)
+    assert (out["data"], out["delta"]) == (row["data"], row["delta"])
