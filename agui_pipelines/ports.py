@@ -334,7 +334,7 @@ class Examined(Protocol):
     def examine(self, *, trying: bool) -> Examination:
         """Whether it can take what is to be written. Connects.
 
-        With `trying`, privileges are tried by writing something of no meaning, which is gone again in the end, whatever happens.
+        With `trying`, privileges are tried by writing something of no meaning, which is gone again when it returns or raises.
         """
         ...
 
