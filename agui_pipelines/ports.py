@@ -317,8 +317,8 @@ class Measured(Protocol):
         """Bare batches of about so many states from all over the key space, and of the histories of some of them."""
         ...
 
-    def history_lengths(self, ids: Sequence[str]) -> dict[Kind, list[int]]:
-        """How many versions and snapshots each of some states has; nothing for a kind where that is not cheap."""
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:
+        """How many versions and snapshots each of some states has; nothing where that takes longer than `pace` has."""
         ...
 
     @property

@@ -30,7 +30,7 @@ SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint, sum(
 FROM pg_stat_user_tables, pg_database d WHERE relid = ANY(%s) AND d.datname = current_database() GROUP BY d.oid
 """
 _SAMPLED_KINDS: Final = ("r", "m")
-"""Tables and materialized views have blocks to be sampled; partitioned tables, views and foreign ones are read from the start."""
+"""Tables and materialized views have blocks to be sampled; partitioned and foreign tables and views are read from the start."""
 
 
 @dataclass(slots=True)
@@ -69,20 +69,20 @@ class PostgresGauge:
         found = self._value("SELECT current_setting(%s, true)", name)
         return None if found is None else str(found)
 
-    def sample(self, oid: int, rows: int) -> tuple[sql.Composable, bool]:
-        """What follows a table's name to read about so many of its rows from all over it, and whether it does come from all over.
+    def sample(self, oid: int, rows: int) -> sql.Composable:
+        """What follows a table's name to read about so many of its rows from all over it; nothing to read it from the start.
 
         Blocks are sampled (TABLESAMPLE SYSTEM), of which the server reads no more than those.
         """
         estimate, size, kind = self._row(_ESTIMATE, oid)
         if kind not in _SAMPLED_KINDS:
-            return sql.SQL(""), False
+            return sql.SQL("")
         if estimate is None or estimate < 0:  # never analysed: a row is taken to have a kilobyte
             estimate = (size or 0) // 1024
         if estimate <= rows * 2:
-            return sql.SQL(""), estimate <= rows
+            return sql.SQL("")
         percent = min(100.0, math.ceil(rows / estimate * _OVERSIZE * 1e6) / 1e4)
-        return sql.SQL("TABLESAMPLE SYSTEM ({})").format(sql.Literal(percent)), True
+        return sql.SQL("TABLESAMPLE SYSTEM ({})").format(sql.Literal(percent))
 
     def in_time(self, query: sql.Composable, pace: Pace) -> Any:
         """A query's value, or None if it takes longer than `pace` has left."""

@@ -48,7 +48,7 @@ def some_rows(
     """What to select from for about so many rows from all over the source."""
     if oid is None:
         return selection.rows
-    clause, _ = gauge.sample(oid, count)
+    clause = gauge.sample(oid, count)
     rows = sampled_rows(config, clause)
     if config.where is None:
         return rows

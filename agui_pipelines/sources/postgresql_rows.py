@@ -164,7 +164,7 @@ class PostgresRowsSource:
                 for batch in _rows(gauge.connection, selection, selection.some(rows, states)):
                     yield Kind.STATE, states_of(batch, selection.holds, migrated_at, reject)
 
-    def history_lengths(self, ids: Sequence[str]) -> dict[Kind, list[int]]:  # noqa: ARG002 - there are none
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:  # noqa: ARG002 - there are none
         return {}
 
     @property

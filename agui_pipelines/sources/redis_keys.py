@@ -111,7 +111,7 @@ class RedisKeysSource:
             for batch in self.read(Kind.STATE, span_of(keys), on_reject):
                 yield Kind.STATE, batch
 
-    def history_lengths(self, ids: Sequence[str]) -> dict[Kind, list[int]]:  # noqa: ARG002 - there are none
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:  # noqa: ARG002 - there are none
         return {}
 
     @property

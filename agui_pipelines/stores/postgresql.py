@@ -223,9 +223,9 @@ class PostgresStore:
         with self._gauged() as gauge:
             yield from postgresql_measuring.sampled(gauge.connection, self._tables, gauge, states, read)
 
-    def history_lengths(self, ids: Sequence[str]) -> dict[Kind, list[int]]:
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:
         with self._gauged() as gauge:
-            return postgresql_measuring.history_lengths(gauge.connection, self._tables, ids)
+            return postgresql_measuring.history_lengths(gauge.connection, self._tables, ids, pace)
 
     @property
     def asked(self) -> int:

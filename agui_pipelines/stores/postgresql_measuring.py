@@ -78,7 +78,7 @@ def sampled(
     existing = tables.existing(connection)
     ids: list[str] = []
     if Kind.STATE in existing:
-        clause, _ = gauge.sample(existing[Kind.STATE], states)
+        clause = gauge.sample(existing[Kind.STATE], states)
         for batch in read(connection, TABLES[Kind.STATE], clause, sql.SQL("true LIMIT {}").format(sql.Literal(states))):
             ids += batch.column("state_id")[: max(0, HISTORIES - len(ids))].to_pylist()
             yield Kind.STATE, batch
@@ -89,19 +89,22 @@ def sampled(
                 yield kind, batch
 
 
-def history_lengths(connection: Connection, tables: Tables, ids: Sequence[str]) -> dict[Kind, list[int]]:
+def history_lengths(connection: Connection, tables: Tables, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:
     """See `ports.Measured.history_lengths`: served by the indexes on the state's id."""
     existing = tables.existing(connection)
-    lengths: dict[Kind, list[int]] = {}
-    for kind in (Kind.VERSION, Kind.SNAPSHOT):
-        found: dict[str, int] = {}
-        if kind in existing:
-            query = sql.SQL("SELECT state_id, count(*) FROM {} WHERE state_id = ANY(%s) GROUP BY state_id").format(
-                tables.identifier(TABLES[kind])
-            )
-            for start in range(0, len(ids), _IDS):
-                found.update(connection.execute(query, (list(ids[start : start + _IDS]),)).fetchall())
-        lengths[kind] = [found.get(id_, 0) for id_ in ids]
+    lengths: dict[Kind, list[int]] = {Kind.VERSION: [], Kind.SNAPSHOT: []}
+    for start in range(0, len(ids), _IDS):
+        some = list(ids[start : start + _IDS])
+        for kind, found in lengths.items():
+            counts: dict[str, int] = {}
+            if kind in existing:
+                query = sql.SQL("SELECT state_id, count(*) FROM {} WHERE state_id = ANY(%s) GROUP BY state_id").format(
+                    tables.identifier(TABLES[kind])
+                )
+                counts = dict(connection.execute(query, (some,)).fetchall())
+            found += [counts.get(id_, 0) for id_ in some]
+        if not pace(len(some)):
+            break
     return lengths
 
 
@@ -109,9 +112,7 @@ def holding(connection: Connection, tables: Tables, ids: Sequence[str]) -> list[
     """See `ports.Examined.holding`."""
     if Kind.STATE not in tables.existing(connection):
         return []
-    query = sql.SQL("SELECT state_id FROM {} WHERE state_id = ANY(%s)").format(
-        tables.identifier(TABLES[Kind.STATE])
-    )
+    query = sql.SQL("SELECT state_id FROM {} WHERE state_id = ANY(%s)").format(tables.identifier(TABLES[Kind.STATE]))
     there: set[str] = set()
     for start in range(0, len(ids), _IDS):
         some = [id_ for id_ in ids[start : start + _IDS] if is_text(id_)]
@@ -192,7 +193,7 @@ def _taken_back(connection: Connection) -> Iterator[None]:
         yield
 
 
-def _denial(connection: Connection, statement: sql.Composable) -> str:
+def _denial(connection: Connection, statement: sql.SQL | sql.Composed) -> str:
     """What the server says against a statement, of which it then keeps nothing."""
     try:
         with connection.transaction():

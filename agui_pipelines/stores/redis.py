@@ -311,8 +311,8 @@ class RedisStore:
     def sampled(self, states: int, pace: Pace, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
         return redis_measuring.sampled(self, self._wire, self._layout, states, pace, on_reject)
 
-    def history_lengths(self, ids: Sequence[str]) -> dict[Kind, list[int]]:
-        return redis_measuring.history_lengths(self._wire, self._layout, ids)
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:
+        return redis_measuring.history_lengths(self._wire, self._layout, ids, pace)
 
     @property
     def asked(self) -> int:

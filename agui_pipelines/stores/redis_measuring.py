@@ -66,7 +66,7 @@ def sampled(
                     yield kind, batch
 
 
-def history_lengths(wire: RedisWire, layout: Layout, ids: Sequence[str]) -> dict[Kind, list[int]]:
+def history_lengths(wire: RedisWire, layout: Layout, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:
     """See `ports.Measured.history_lengths`: a sorted set knows its size."""
     lengths: dict[Kind, list[int]] = {Kind.VERSION: [], Kind.SNAPSHOT: []}
     for start in range(0, len(ids), BATCH_KEYS):
@@ -75,6 +75,8 @@ def history_lengths(wire: RedisWire, layout: Layout, ids: Sequence[str]) -> dict
             burst = Burst()
             burst.add_each(b"ZCARD", [layout.index(kind, id_) for id_ in some])
             found += [size for size in wire.receive(wire.send(burst)) if isinstance(size, int)]
+        if not pace(len(some)):
+            break
     return lengths
 
 
