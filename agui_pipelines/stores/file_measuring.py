@@ -1,5 +1,5 @@
 """What an AG-UI store in files can say of itself cheaply, and whether it can take what is to be written; see `ports`."""
-# ruff: noqa: PTH108 - pathlib takes no bytes
+# ruff: noqa: PTH102, PTH105, PTH108 - pathlib takes no bytes
 
 from __future__ import annotations
 
