@@ -15,7 +15,6 @@ from typing import Any, Final
 import pyarrow as pa
 
 from agui_pipelines.errors import StoreError
-from agui_pipelines.ledger import Entry
 from agui_pipelines.pace import Pace
 from agui_pipelines.phases.export import digested_or_rejected
 from agui_pipelines.phases.profile import Profile, Profiler
@@ -224,11 +223,6 @@ def assess(session: Session, *, sample: int | None = None, thorough: bool = True
             source_clock=clock,
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
-
-
-def record(session: Session, found: dict[str, Any], unit: str) -> Entry:
-    """Keep an assessment, with what was made of it, in the ledger. `unit`: whom it was made for."""
-    return session.ledger.record(Entry(PHASE, "", unit, session.migration.fingerprint, outputs={"public": found}))
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What would become of sampled records in the target: which it would not take, which would fall together, what would be lost."""
+"""What would become of sampled records in the target: what it would not take, what would fall together, what would be lost."""
 
 from __future__ import annotations
 
