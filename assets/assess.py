@@ -5,6 +5,7 @@ import dagster as dg
 from agui_pipelines.phases.preflight import before_run
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
+from assets.partitions import KEY_RANGES
 
 
 @dg.asset(group_name="assess", kinds={"redis", "postgres"}, code_version="1", owners=["team:platform"])
@@ -16,6 +17,6 @@ def source_assessment(
     Takes a few seconds at most. A check of the target's place that blocks ends the run here, before anything is planned or
     written. A run that resumes a plan does not look again.
     """
-    with migration.session(context) as session:
+    with migration.cut_into(len(KEY_RANGES.get_partition_keys())).session(context) as session:
         found = before_run(session, migration.purpose, fresh=migration.fresh)
         return dg.MaterializeResult(metadata=metadata.of_assessment(found))

@@ -142,7 +142,7 @@ class RedisGauge:
         told = {
             "keys of the database": self.size(),
             "of these with an expiry": self.expiring(),
-            "memory limit": memory["limit"],
+            "memory limit": memory["limit"] or ("none" if memory["limit"] == 0 else None),
             "eviction policy": memory["policy"],
             "role": self.facts("replication").get("role"),
         }

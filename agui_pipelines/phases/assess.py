@@ -30,7 +30,7 @@ from agui_pipelines.spec import CustomConfig
 PHASE: Final = "assess"
 SAMPLE_BYTES: Final = 1024**3
 """Documents that are read at most, however few they are."""
-RUN_SECONDS: Final = 2.0
+RUN_SECONDS: Final = 1.0
 """How long a run counts, and again how long it reads a sample."""
 WATCH_SECONDS: Final = 2.0
 """How long the use of the source is watched, unless a run waits for it."""
@@ -118,8 +118,12 @@ class Assessment:
 
     @property
     def sizes(self) -> Sizes:
-        """Of all states where the source tells, else of those of the sample."""
-        return self.measurement.sizes or self.profile.sizes
+        """Of all states where the source tells, else of those of the sample, with the largest of all as far as they are found."""
+        if self.measurement.sizes is not None:
+            return self.measurement.sizes
+        for id_, size in self.measurement.largest:
+            self.profile.sizes.name(id_, size)
+        return self.profile.sizes
 
     @property
     def document_bytes(self) -> int | None:

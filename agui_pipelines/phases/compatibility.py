@@ -143,7 +143,7 @@ def require_possible(checks: Iterable[Check]) -> None:
 
 
 def _look(case: _Case) -> None:
-    """Ask the target. What keeps it from being used becomes a finding."""
+    """Ask the target. What keeps it from being used becomes a finding, unless trying again may help."""
     with case.session.target() as target, case.session.source() as source:
         try:
             target.ping()
@@ -152,10 +152,14 @@ def _look(case: _Case) -> None:
             if isinstance(source, Clocked):
                 case.target_clock = target.now() - source.now()
         except MigrationError as error:
+            if error.transient:
+                raise
             case.failure = error
         try:
             _examine(case, target)
         except MigrationError as error:
+            if error.transient:
+                raise
             case.failure = case.failure or error
 
 

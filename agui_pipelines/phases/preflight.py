@@ -9,6 +9,7 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.assess import PHASE, Assessment, assess
 from agui_pipelines.phases.compatibility import Check, blocks, check, require_possible
 from agui_pipelines.phases.plan import Purpose, require_usable, resumable
+from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 
 For = Literal["assess", "migrate", "dry_run"]
@@ -33,9 +34,12 @@ class Preflight:
 
 def look(session: Session, *, for_: For = "assess", sample: int | None = None) -> Preflight:
     """Assess and check, and keep what was found. Raises as `assess` does, never for a check that blocks."""
-    thorough = for_ == "assess"
-    assessment = assess(session, sample=sample, thorough=thorough)
-    checks = check(session, assessment, trying=for_ in _WRITING)
+
+    def looked() -> tuple[Assessment, tuple[Check, ...]]:
+        found = assess(session, sample=sample, thorough=for_ == "assess")
+        return found, check(session, found, trying=for_ in _WRITING)
+
+    assessment, checks = retried(session, session.meter(PHASE), looked)
     public = {
         **assessment.to_dict(),
         "verdict": max((one.verdict for one in checks), key=["pass", "warn", "block"].index),
@@ -48,9 +52,9 @@ def look(session: Session, *, for_: For = "assess", sample: int | None = None) -
 def before_run(session: Session, purpose: Purpose, *, fresh: bool = False) -> Preflight:
     """Look at the source and the target before a run of a purpose plans anything.
 
-    A run that resumes an open plan, which was found possible when it began, does not look again. A dry run, which writes nothing,
-    is told what blocks and goes on. Raises what `plan` raises for an end that cannot be used, and `RefusedError` if a check of
-    the place blocks; see `compatibility`.
+    A run that resumes an open plan, which was found possible when it began, does not look again. A dry run, which writes
+    nothing, is told what blocks and goes on. Raises what `plan` raises for an end that cannot be used, and `RefusedError` if a
+    check of the place blocks; see `compatibility`.
     """
     with session.source() as source, session.target() as target:
         require_usable(session, source, target)

@@ -56,7 +56,8 @@ _NO_PREFIX: Final = "(none)"
 _SPANS: Final = {"under 1 hour": 3600, "under 1 day": 86400, "under 7 days": 7 * 86400, "under 30 days": 30 * 86400}
 _LONGER: Final = "longer"
 _SOME_BYTES: Final = 16 * _MIB
-"""Documents that are compressed on trial."""
+_TOGETHER: Final = 500
+"""Documents that are compressed on trial: at most so many bytes, so many of a batch together."""
 
 
 @dataclass(slots=True)
@@ -189,6 +190,10 @@ class Profiler:
                     sizes = pc.binary_length(batch.column(column)).fill_null(0).to_pylist()
                     self._over(limit, ids, sizes)
         column = batch.column("data")
+        if kind is Kind.STATE and self._plain < _SOME_BYTES:
+            some = b"".join(column[row].as_py() for row in range(min(len(ids), _TOGETHER)))[:_SOME_BYTES]
+            self._plain += len(some)
+            self._packed += pa.compress(some, codec="zstd").size if some else 0
         for row, id_ in enumerate(ids):
             self._document(kind, id_, column[row].as_buffer())
 
@@ -247,9 +252,6 @@ class Profiler:
         if kind is Kind.STATE:
             self._encodings["ASCII" if document.isascii() else "UTF-8"] += 1
             self._kinds[_kind_of_value(document)] += 1
-            if self._plain < _SOME_BYTES:
-                self._plain += len(document)
-                self._packed += pa.compress(document, codec="zstd").size
         try:
             shape = inspected(document)
         except (ValueError, RecursionError):

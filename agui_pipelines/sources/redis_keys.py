@@ -93,13 +93,14 @@ class RedisKeysSource:
         """Counts by SCAN, with the sizes of all strings by STRLEN, as long as `pace` lets us."""
         gauge = self._gauge()
         counted = gauge.counted(self._pattern, [b""], pace)
-        server = gauge.wires[0].server
+        server, strings = gauge.wires[0].server, counted.sizes
         return Measurement(
             system=f"{server.name} Cluster" if self._cluster else server.name,
             version=server.version,
             states=counted.keys[0],
             estimated=("states",) if counted.estimated else (),
-            sizes=counted.sizes if counted.sizes and counted.sizes.count == counted.keys[0] else None,
+            sizes=strings if strings is not None and strings.count == counted.keys[0] else None,
+            largest=() if strings is None else tuple(strings.largest),
             **gauge.of_server(),
         )
 

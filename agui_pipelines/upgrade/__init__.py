@@ -1,0 +1,1 @@
+"""Versions of a store: the matrix of upgrades, their steps, and the user's own schema migrations."""
