@@ -49,8 +49,8 @@ def _print(values: dict[str, Any]) -> None:
             output.say(f"        {check['remedy']}")
     cost = values["cost"]
     output.say(
-        f"\nCost of this: {cost['commands']:,} commands or files, {cost['records']:,} states read ({size(cost['bytes_read'])}), "
-        f"{cost['seconds']:.1f} s"
+        f"\nCost of this: {cost['commands']:,} commands or files, {cost['records']:,} states read "
+        f"({size(cost['bytes_read'])}), {cost['seconds']:.1f} s"
     )
 
 

@@ -118,7 +118,7 @@ class Assessment:
 
     @property
     def sizes(self) -> Sizes:
-        """Of all states where the source tells, else of those of the sample, with the largest of all as far as they are found."""
+        """Of all states where the source tells, else of those of the sample, with the largest of all that were found."""
         if self.measurement.sizes is not None:
             return self.measurement.sizes
         for id_, size in self.measurement.largest:

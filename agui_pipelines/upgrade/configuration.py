@@ -20,7 +20,7 @@ from agui_pipelines.upgrade.texts import Text, parsed
 _FAMILIES: Final = {"redis_keys": "redis", "postgresql_rows": "postgresql"}
 """Foreign systems that are configured with the keys of a store."""
 
-_EVERYWHERE: Final = {
+_EVERYWHERE: Final[dict[str, tuple[str, ...]]] = {
     "StorageBackend": ("type",),
     "ConnectionURL": ("connection_url",),
     "Compression": ("compression",),
@@ -29,7 +29,7 @@ _EVERYWHERE: Final = {
     "MaxOpenConns": ("max_connections",),
     "connection_timeout": ("connect_timeout",),
 }
-_OF_BACKEND: Final = {
+_OF_BACKEND: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "redis": {
         "Database": ("redis_options", "db"),
         "Password": ("redis_options", "password"),
@@ -47,7 +47,7 @@ _OF_BACKEND: Final = {
         "FilePerms": ("file_options", "file_mode"),
     },
 }
-_STORES: Final = {"redis": RedisConfig, "postgresql": PostgresConfig, "file": FileConfig}
+_STORES: Final[dict[str, Any]] = {"redis": RedisConfig, "postgresql": PostgresConfig, "file": FileConfig}
 _FLAT: Final = frozenset(_EVERYWHERE).union(*_OF_BACKEND.values())
 _SECTIONS: Final = ("source", "target")
 _ELSEWHERE: Final = {("postgresql", "Password"): "PostgreSQL takes its password from connection_url"}

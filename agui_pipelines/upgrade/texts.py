@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import MutableMapping, Sequence
+from itertools import pairwise
 from typing import Any, Final, Protocol
 
 import simplejson
@@ -165,7 +166,7 @@ def _yaml(content: str, indents: tuple[int, int, int]) -> YAML:
 def _part_comments(values: CommentedMap) -> None:
     """Give the lines above a key to that key; ruamel keeps them with the value before it."""
     keys = list(values)
-    for key, following in zip(keys, keys[1:], strict=False):
+    for key, following in pairwise(keys):
         comments = values.ca.items.get(key)
         token = comments[2] if comments else None
         if token is None:
