@@ -20,10 +20,12 @@ from agui_pipelines.ports import Activity
 
 MANY: Final = 100
 """Rows whose documents are unpacked to find the largest."""
-_OVERSIZE: Final = 1.3
-"""A sample of blocks is uneven, so that a few more are asked for."""
+_OVERSIZE: Final = 1.1
+"""A sample has not exactly so many rows, so that a few more are asked for; the last ones are left out."""
+_SMALL: Final = 128 * 1024 * 1024
+"""Bytes of a table, without its large values, up to which all of it may be read for a sample."""
 
-_ESTIMATE: Final = "SELECT reltuples::bigint, pg_table_size(oid), relkind FROM pg_class WHERE oid = %s"
+_ESTIMATE: Final = "SELECT reltuples::bigint, pg_relation_size(oid), relkind FROM pg_class WHERE oid = %s"
 _ACTIVITY: Final = """
 SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint, sum(n_tup_ins + n_tup_upd + n_tup_del)::bigint,
     extract(epoch FROM now() - coalesce(pg_stat_get_db_stat_reset_time(d.oid), pg_postmaster_start_time()))::float8
@@ -72,7 +74,8 @@ class PostgresGauge:
     def sample(self, oid: int, rows: int) -> sql.Composable:
         """What follows a table's name to read about so many of its rows from all over it; nothing to read it from the start.
 
-        Blocks are sampled (TABLESAMPLE SYSTEM), of which the server reads no more than those.
+        Of a small table single rows are sampled, for which the server reads it all but its large values; else blocks, of which
+        it reads no others.
         """
         estimate, size, kind = self._row(_ESTIMATE, oid)
         if kind not in _SAMPLED_KINDS:
@@ -82,7 +85,8 @@ class PostgresGauge:
         if estimate <= rows * 2:
             return sql.SQL("")
         percent = min(100.0, math.ceil(rows / estimate * _OVERSIZE * 1e6) / 1e4)
-        return sql.SQL("TABLESAMPLE SYSTEM ({})").format(sql.Literal(percent))
+        method = "BERNOULLI" if (size or 0) <= _SMALL else "SYSTEM"
+        return sql.SQL("TABLESAMPLE {} ({})").format(sql.SQL(method), sql.Literal(percent))
 
     def in_time(self, query: sql.Composable, pace: Pace) -> Any:
         """A query's value, or None if it takes longer than `pace` has left."""

@@ -54,7 +54,7 @@ def some_rows(
         return rows
     found = value(
         gauge.connection,
-        sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT {}) AS some").format(rows, sql.Literal(_FEW)),
+        sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT {}) AS first_ones").format(rows, sql.Literal(_FEW)),
     )
     return rows if found >= min(_FEW, count) else selection.rows
 

@@ -98,7 +98,11 @@ def test_the_result_is_a_configuration_that_is_read_as_it_was_meant(monkeypatch,
     assert cache.redis_options.key_prefix == "app:state:"
     assert (cache.connect_timeout, cache.read_timeout) == (10.0, 5.0)
     assert (database.schema_, database.max_connections, database.database) == ("agents", 7, "other")
-    assert (database.postgresql_options.ssl_mode, database.write_timeout, database.compression) == ("require", 3.0, False)
+    assert (database.postgresql_options.ssl_mode, database.write_timeout, database.compression) == (
+        "require",
+        3.0,
+        False,
+    )
     assert files.file_options.base_dir == Path("/srv/states")
     assert files.file_options.file_mode == 0o640
 
@@ -180,7 +184,9 @@ def test_numbers_and_order_of_json_stay():
 
 
 def test_no_literal_password_is_in_the_difference():
-    text = "StorageBackend: redis\nConnectionURL: redis://app:s3cr3t-1@cache\nPassword: s3cr3t-2\nKeyPrefix: s3cr3t-2x\n"
+    text = (
+        "StorageBackend: redis\nConnectionURL: redis://app:s3cr3t-1@cache\nPassword: s3cr3t-2\nKeyPrefix: s3cr3t-2x\n"
+    )
     found = upgraded(text, origin="x")
     assert "+connection_url: redis://app:***@cache" in found.diff
     assert "s3cr3t" not in found.diff
