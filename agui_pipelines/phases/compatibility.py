@@ -155,6 +155,7 @@ def _look(case: _Case) -> None:
             if error.transient:
                 raise
             case.failure = error
+            target.close()  # it may be in the middle of something, such as a transaction that cannot be ended
         try:
             _examine(case, target)
         except MigrationError as error:

@@ -188,7 +188,9 @@ def test_keys_of_any_redis(legacy, assessed, migration):
     assert found.profile.expiries == {"under 1 hour": 1, "under 7 days": 1, "never": 3}
     assert found.profile.findings["duplicate_keys"].ids == ["session:1"]
     assert found.measurement.details["of these with an expiry"] == "2"
-    assert {name: sorted(one.ids) for name, one in found.outlook.losses.items()} == {"expiry": ["session:1", "session:2"]}
+    assert {name: sorted(one.ids) for name, one in found.outlook.losses.items()} == {
+        "expiry": ["session:1", "session:2"]
+    }
     assert found.usage.reads is not None
     assert found.usage.counted_seconds is not None
     assert found.source_clock is not None
