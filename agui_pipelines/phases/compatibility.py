@@ -189,7 +189,7 @@ def _target(case: _Case) -> Iterable[Check]:
             name,
             "block",
             " ".join(part for part in (case.failure.message, case.failure.why) if part),
-            case.failure.remedy,
+            case.failure.remedy or "See what the user of its configuration is permitted to do there.",
         )
     else:
         yield Check(name, "pass", f"{case.assessment.target} can be reached and used.")
