@@ -132,7 +132,7 @@ def _rows(title: str, values: Mapping[str, object]) -> None:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.items())
 
 
 def size(count: float) -> str:

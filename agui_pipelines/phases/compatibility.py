@@ -548,7 +548,7 @@ def _recommendations(case: _Case) -> Iterable[Check]:
         yield Check(
             "large_states",
             "warn",
-            f"At least {len(large):,} states are over 10 MB, the largest of {_bytes(large[0][1])}; compression is recommended"
+            f"States over 10 MB: at least {len(large):,}, the largest of {_bytes(large[0][1])}; compression is recommended"
             f"{', and configured' if compressing else ''}.",
             "Set compression in the application's configuration of the store, or split such states.",
             tuple(id_ for id_, _ in large),

@@ -22,7 +22,7 @@ def test_a_report_for_people(command, written, text, legacy):
         "Source redis://",
         "31",
         "Sample of 20 states",
-        "session:: 20",
+        "session: (20)",
         "Into postgresql://",
         "pass  target_privileges: Tried and taken back",
         "Cost of this:",

@@ -47,8 +47,8 @@ def test_a_workspace_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_
     fill(source, CONTENT)
     with tiny_disk(tmp_path / "disk", 3_000_000) as enlarge:
         workspace = str(tmp_path / "disk" / "agui")
-        refused = run(between(source, target, workspace=workspace))
-        assert (refused.code, "workspace_disk" in refused.error.message) == (3, True)
+        refused = agui_migrate("run", written(between(source, target, workspace=workspace)))
+        assert (refused.code, "workspace_disk" in refused.error) == (3, True)
         move = between(source, target, workspace=workspace, assessment={"accept": ["workspace_disk"]})
 
         said = agui_migrate("run", written(move))  # whose end frees the disk
