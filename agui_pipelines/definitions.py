@@ -7,9 +7,9 @@ import dagster as dg
 from agui_pipelines.automation.jobs import jobs
 from agui_pipelines.automation.sensors import SENSORS
 from agui_pipelines.resources import MigrationFile
-from assets import backup, checks, export, import_, plan, preview, transform, validate
+from assets import assess, backup, checks, export, import_, plan, preview, transform, validate
 
-MODULES = [plan, export, transform, backup, import_, validate, preview]
+MODULES = [assess, plan, export, transform, backup, import_, validate, preview]
 
 
 def build_defs() -> dg.Definitions:

@@ -249,10 +249,22 @@ def after(key: bytes) -> bytes:
     return key + b"\x01"
 
 
+def span_of(keys: Iterable[bytes]) -> Span:
+    """A span of some keys, at least one. Who reads by its bounds also reads what lies between them."""
+    ordered = sorted(set(keys))
+    key_range = KeyRange("", ordered[0], after(ordered[-1]), 0, len(ordered), len(ordered))
+    return Span(key_range, _catalogue_of(ordered))
+
+
 def single_spans(keys: Iterable[bytes]) -> list[Span]:
     """A span for each of a few keys, so that nothing which lies between them is read."""
     ordered = sorted(set(keys))
+    catalogue = _catalogue_of(ordered)
+    return [Span(KeyRange(str(row), key, after(key), row, 1, 1), catalogue) for row, key in enumerate(ordered)]
+
+
+def _catalogue_of(ordered: Sequence[bytes]) -> pq.ParquetFile:
+    """A catalogue in memory."""
     file = io.BytesIO()
     pq.write_table(pa.table([pa.array(ordered, pa.binary()), pa.repeat(1, len(ordered))], schema=CATALOGUE), file)
-    catalogue = pq.ParquetFile(file)
-    return [Span(KeyRange(str(row), key, after(key), row, 1, 1), catalogue) for row, key in enumerate(ordered)]
+    return pq.ParquetFile(file)

@@ -18,7 +18,9 @@ import pyarrow as pa
 
 from agui_pipelines.keyspace import Span
 from agui_pipelines.owner import Owner
+from agui_pipelines.pace import Pace
 from agui_pipelines.records import Kind, Reject
+from agui_pipelines.sizes import Sizes
 
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """Documents per batch, so that what is in flight is bounded by bytes and not only by count."""
@@ -87,6 +89,81 @@ class StoreStats:
     bytes: int | None = None
     server: str = ""
     details: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a place has counted of its use until one moment."""
+
+    at: float
+    """The moment, on the monotonic clock, in seconds."""
+    reads: int | None
+    writes: int | None
+    """None where the two cannot be told apart, or are not told to us."""
+    seconds: float | None
+    """For how long it has been counting; None if it does not say."""
+    of: str
+    """What it counts, for people: ``commands of the whole server``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a place says of itself cheaply. What it does not say is None, and `unmeasured` says why, by name."""
+
+    system: str
+    version: str = ""
+    states: int | None = None
+    versions: int | None = None
+    snapshots: int | None = None
+    estimated: tuple[str, ...] = ()
+    """Which of the counts are estimates."""
+    bytes: int | None = None
+    bytes_of: str = ""
+    """What these are the bytes of, for people: ``tables with their indexes``."""
+    sizes: Sizes | None = None
+    """Of all documents, where that is cheap."""
+    largest: tuple[tuple[str, int], ...] = ()
+    """The largest documents in bytes, as far as they can be found without reading all, where `sizes` is None."""
+    details: dict[str, str] = field(default_factory=dict)
+    unmeasured: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Privilege:
+    """Something that an import, or taking it back, has to be allowed to do, and what came of trying it."""
+
+    action: str
+    """For people: ``insert into ag_states``."""
+    denied: str = ""
+    """What the server said; empty if it was allowed."""
+    needed: bool = True
+    """Whether an import needs it; if not, only taking one back does."""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Whether a place can take what is to be written, as far as it tells. None where it does not."""
+
+    system: str
+    version: str = ""
+    too_old: str = ""
+    """Why this version cannot be used; empty if it can."""
+    privileges: tuple[Privilege, ...] = ()
+    """Empty if nothing was tried."""
+    memory_limit: int | None = None
+    """Bytes; 0 for none of its own."""
+    memory_used: int | None = None
+    memory_of_machine: int | None = None
+    eviction: str = ""
+    """By what policy it throws out keys when the limit is reached; empty where it never does."""
+    disk_free: int | None = None
+    files_free: int | None = None
+    record_overhead: int = 0
+    """Bytes that a record takes besides its document, about."""
+    block: int = 1
+    """Bytes that what a record takes is rounded up to."""
+    unmeasured: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +311,52 @@ class Stamping(Protocol):
 
     def stamp(self, moment: datetime) -> None:
         """Take this moment for it, so that every key range says the same."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A reader that can say what its place holds, and show some of it, without disturbing who else uses it.
+
+    Each method takes a `Pace`, tells it of what it looks at, and ends early when that says so. Like every reader, it connects
+    when it is used.
+    """
+
+    def measure(self, pace: Pace) -> Measurement:
+        """What is there. What a server denies is named in the result; counts that were cut short are estimates."""
+        ...
+
+    def activity(self) -> Activity | None:
+        """What has been counted of its use until now; None where nothing is counted, or it is not told to us."""
+        ...
+
+    def sampled(self, states: int, pace: Pace, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
+        """Bare batches of about so many states from all over the key space, and of the histories of some of them."""
+        ...
+
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:
+        """How many versions and snapshots each of some states has; nothing where that takes longer than `pace` has."""
+        ...
+
+    @property
+    def asked(self) -> int:
+        """Commands, statements or files opened so far."""
+        ...
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """A store that can be looked at before it is written to."""
+
+    def examine(self, *, trying: bool) -> Examination:
+        """Whether it can take what is to be written. Connects.
+
+        With `trying`, privileges are tried by writing something of no meaning, which is gone again when it returns or raises.
+        """
+        ...
+
+    def holding(self, ids: Sequence[str]) -> list[str]:
+        """Which of some ids have a state here."""
         ...
 
 

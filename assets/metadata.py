@@ -12,10 +12,34 @@ from agui_pipelines.phases.backup import Backup
 from agui_pipelines.phases.export import RangeReport, SnapshotReport
 from agui_pipelines.phases.import_ import ImportReport
 from agui_pipelines.phases.plan import Plan
+from agui_pipelines.phases.preflight import Preflight
 from agui_pipelines.phases.preview import PreviewReport
 from agui_pipelines.phases.validate import ValidationReport
 
 Metadata = dict[str, Any]
+
+
+def of_assessment(found: Preflight) -> Metadata:
+    values = found.public
+    rows = [
+        {"check": c.name, "verdict": c.verdict, "of": c.of, "reason": c.reason, "remedy": c.remedy, "records": c.count}
+        for c in found.checks
+    ]
+    sizes, cost = values["sizes"], values["cost"]
+    counts = {name: values[name] for name in ("states", "versions", "snapshots", "document_bytes")}
+    return {
+        "verdict": values["verdict"],
+        "resumed": found.resumed,
+        "source": f"{values['source']} ({values['system']} {values['version']})",
+        **{name: count for name, count in counts.items() if count is not None},
+        "average_bytes": sizes["average"],
+        "p99_bytes": sizes["p99"],
+        "largest_bytes": sizes["maximum"],
+        "sampled_states": cost["records"],
+        "seconds": cost["seconds"],
+        "checks": _table(rows),
+        "assessment": dg.MetadataValue.json(values),
+    }
 
 
 def of_plan(plan: Plan) -> Metadata:

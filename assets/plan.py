@@ -5,10 +5,17 @@ import dagster as dg
 from agui_pipelines.phases.plan import plan
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
+from assets.assess import source_assessment
 from assets.partitions import KEY_RANGES
 
 
-@dg.asset(group_name="prepare", kinds={"duckdb", "parquet"}, code_version="1", owners=["team:platform"])
+@dg.asset(
+    group_name="prepare",
+    kinds={"duckdb", "parquet"},
+    code_version="1",
+    owners=["team:platform"],
+    deps=[source_assessment],
+)
 def migration_plan(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]
 ) -> dg.MaterializeResult[None]:

@@ -211,6 +211,48 @@ def upgrade(
 
 
 @app.command()
+def assess(
+    file: MigrationFile = None,
+    *,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="States to read.  [default: assessment.sample, 10000]", show_default=False
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what the source holds, how it is used, and whether it can be moved into the target.
+
+    Counts everything where the server tells it cheaply, reads a sample of states in small batches, and watches the use for
+    two seconds. `assessment.rate` limits the records that are looked at per second (as fast as it goes unless given).
+    Privileges are tried on a scratch key, table or file of the target, which is removed again. Ends with 3 if a check blocks.
+    """
+    from agui_pipelines.cli import assess as assessments  # noqa: PLC0415
+
+    assessments.assess(_migration(file, None)[0], sample=sample, json=json)
+
+
+@app.command("upgrade-config")
+def upgrade_config(
+    file: Annotated[Path, typer.Argument(metavar="CONFIG", help="An AG-UI configuration or a migration file.")],
+    *,
+    save: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write it; without, only the difference is shown.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Turn a flat AG-UI configuration (2.0: `StorageBackend`, `KeyPrefix`, …) into the nested keys of 2.1.
+
+    YAML keeps its comments and its order, JSON its order. What cannot be placed is named and stays as it is; then it ends
+    with 1.
+    """
+    from agui_pipelines.cli.configuration import upgrade  # noqa: PLC0415
+
+    upgrade(file, save, json=json)
+
+
+@app.command()
 def status(file: MigrationFile = None, *, json: Json = False) -> None:
     """Say where a migration stands, from its ledger."""
     from agui_pipelines.cli.status import show  # noqa: PLC0415

@@ -21,6 +21,7 @@ from agui_pipelines.progress import Listener
 from agui_pipelines.progress import Progress as State
 
 PHASES: Final = {
+    "assess": "Assess",
     "plan": "Plan",
     "export": "Export",
     "transform": "Transform",

@@ -126,6 +126,8 @@ class RedisWire:
         self._pending: deque[Pending] = deque()
         self._server: ServerInfo | None = None
         self._expiry_command = b""
+        self.asked = 0
+        """Commands sent so far."""
 
     @property
     def address(self) -> str:
@@ -173,6 +175,7 @@ class RedisWire:
         """Put commands on the wire; `receive` awaits their replies. Others may be sent, and received, between."""
         sock = self._connected()
         pending = Pending(burst.replies)
+        self.asked += burst.replies
         self._pending.append(pending)
         with self._guarded():
             for data in _coalesced(burst.parts):

@@ -84,6 +84,10 @@ class RedisCluster:
         time.sleep(_PAUSE_SECONDS * 2**attempt)
         self._map = self._asked()
 
+    def primaries(self) -> list[RedisWire]:
+        """A connection to each primary."""
+        return self._primaries()
+
     @property
     def size(self) -> int:
         """The number of primaries."""

@@ -95,19 +95,12 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
     Raises `SpecError` for a transform or an expectation suite that cannot be used, `ConnectionFailedError` or `StoreError` if
     either end is not usable, `SamePlaceError` if both are one place.
     """
-    migration = session.migration
-    chain(migration.transforms, migration.folder)  # what is wrong is told before anything is read
-    for stage in Stage:
-        suites(stage, migration.expectations, migration.folder)
     with session.source() as source, session.target() as target:
-        source_server, target_server = source.ping(), target.ping()
-        target.check()
-        _require_source(source)
-        _require_two_places(session, source, target)
+        source_server, target_server = require_usable(session, source, target)
         existing = None if fresh else _resumable(session, purpose)
         if existing and _of_these(existing, source, target) and _still_serves(session, source, existing):
             return existing
-        if migration.in_place:
+        if session.migration.in_place:
             in_place.require_not_begun(session)
         plan_id = new_id("plan")
         keys, ranges = _catalogue(session, source, plan_id)
@@ -130,6 +123,24 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
     recorded = _from_entry(session.ledger.record(Entry(PHASE, plan_id, outputs=_outputs(made))))
     _remove_old_spools(session)
     return recorded
+
+
+def require_usable(session: Session, source: Reader, target: Store) -> tuple[str, str]:
+    """See that the migration file and both ends can be used at all; names and versions of the two servers. Raises as `plan`."""
+    migration = session.migration
+    chain(migration.transforms, migration.folder)  # what is wrong is told before anything is read
+    for stage in Stage:
+        suites(stage, migration.expectations, migration.folder)
+    servers = source.ping(), target.ping()
+    target.check()
+    _require_source(source)
+    _require_two_places(session, source, target)
+    return servers
+
+
+def resumable(session: Session, purpose: Purpose = "migrate") -> Plan | None:
+    """The open plan of a purpose that `plan` would resume, as far as that is told without connecting."""
+    return _resumable(session, purpose)
 
 
 def current(session: Session, purpose: Purpose = "migrate") -> Plan:

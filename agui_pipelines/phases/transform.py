@@ -7,7 +7,7 @@ property on this route is counted on the way (see `losses`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from agui_pipelines import losses
 from agui_pipelines.canonical import Trait
+from agui_pipelines.digests import digest_values
 from agui_pipelines.errors import StagingError
 from agui_pipelines.losses import Fates
 from agui_pipelines.phases.export import SnapshotReport, exported, in_ranges, unusable_reject
@@ -88,6 +89,28 @@ def staged_ranges(session: Session, plan: Plan) -> dict[str, SnapshotReader]:
     """The staged snapshots of all ranges that have one."""
     found = {r.name: staged(session, plan, r.name) for r in plan.ranges}
     return {name: reader for name, reader in found.items() if reader is not None}
+
+
+Trial = Callable[[Kind, pa.RecordBatch, OnReject], tuple[pa.RecordBatch, dict[str, pa.BooleanArray]]]
+"""What would become of a digested batch: the rows that the target takes, which carry what they were in the source (see
+`records.with_source`), and which of them would lose what."""
+
+
+def trial(session: Session, target: Store) -> Trial:
+    """What would be staged of batches that were not exported; writes nothing, and does not connect to the target.
+
+    Raises `SpecError` for a transform that cannot be used.
+    """
+    steps = chain(session.migration.transforms, session.migration.folder)
+    stager = _Stager(session, steps, digest_values, session.meter(PHASE))
+
+    def tried(
+        kind: Kind, batch: pa.RecordBatch, on_reject: OnReject
+    ) -> tuple[pa.RecordBatch, dict[str, pa.BooleanArray]]:
+        kept = _without_refused(target, kind, stager.transformed(kind, batch, on_reject), on_reject)
+        return kept, target.losses(kind, kept)
+
+    return tried
 
 
 def _require_exported(session: Session, plan: Plan, name: str) -> SnapshotReader:
@@ -177,7 +200,7 @@ class _Stager:
             if history is not None:
                 batch, beyond = history.split(exported_)
                 yield losses.fates(exported_, {"history": beyond}, {"history": beyond}, {})
-            changed = self._transformed(kind, batch, writer.reject)
+            changed = self.transformed(kind, batch, writer.reject)
             kept = _without_refused(target, kind, changed, writer.reject)
             had, lost = losses.present(kind, kept), target.losses(kind, kept)
             # Whoever parses a document, as most transforms do, keeps the last of repeated keys, as every target may.
@@ -195,7 +218,7 @@ class _Stager:
             if not self.steps.identity:
                 writer.write_origins(origins(kind, kept))
 
-    def _transformed(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
+    def transformed(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
         """A digested batch that also carries what each of its rows was in the source."""
         changed = with_source(kind, batch)
         if kind is Kind.STATE and self.session.migration.restore_kept:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,13 +29,17 @@ from psycopg import sql
 from agui_pipelines.drivers.postgresql import Connection, Connections, Work
 from agui_pipelines.drivers.postgresql_binary import Form
 from agui_pipelines.drivers.postgresql_endpoint import Endpoint
+from agui_pipelines.drivers.postgresql_gauge import PostgresGauge
 from agui_pipelines.drivers.postgresql_reading import copied, server_identity, server_name, value
 from agui_pipelines.drivers.postgresql_view import held_view, viewing
 from agui_pipelines.keyspace import CATALOGUE, Span
-from agui_pipelines.ports import OnReject, Place
+from agui_pipelines.pace import Pace
+from agui_pipelines.ports import Activity, Measurement, OnReject, Place
 from agui_pipelines.records import Kind, Reject
-from agui_pipelines.sources.postgresql_documents import ROW, once, states
-from agui_pipelines.sources.postgresql_selection import Selection, blamed, examined, reads_store
+from agui_pipelines.sources import postgresql_measuring
+from agui_pipelines.sources.postgresql_documents import ROW, once
+from agui_pipelines.sources.postgresql_documents import states as states_of
+from agui_pipelines.sources.postgresql_selection import Selection, blamed, examined, reads_store, relation
 from agui_pipelines.sources.postgresql_types import SETTINGS
 from agui_pipelines.spec import PostgresRowsConfig
 
@@ -64,6 +68,7 @@ class PostgresRowsSource:
         self._selection: Selection | None = None
         self._view: str | None = None
         self._migrated_at = datetime.now(UTC)
+        self._asked = 0
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -130,9 +135,52 @@ class PostgresRowsSource:
                     reject(id_, document, "null_id", "A column of its id is NULL, so that nobody could ask for it.")
             rows = _rows(connection, selection, selection.within(span.lower, span.upper))
             for batch in once(rows, reject):
-                found = states(batch, selection.holds, migrated_at, reject)
+                found = states_of(batch, selection.holds, migrated_at, reject)
                 if found.num_rows:
                     yield found
+
+    # Measuring
+
+    def measure(self, pace: Pace) -> Measurement:
+        """Rows, as exact as `pace` gives time for, and what the server's statistics tell of the table."""
+        with self._gauged() as (gauge, oid, selection):
+            return postgresql_measuring.measured(gauge, oid, selection, self._config, pace)
+
+    def activity(self) -> Activity | None:
+        """Rows of the table that were read and written, whether or not `where` selects them; None for a query."""
+        with self._gauged() as (gauge, oid, _):
+            return None if oid is None else gauge.activity()
+
+    def sampled(self, states: int, pace: Pace, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:  # noqa: ARG002 - see `Pace`
+        """Rows of some blocks of a table; of a query, and where a condition leaves too few, the first ones."""
+
+        def reject(id_: str, raw: bytes | None, reason: str, detail: str) -> None:
+            on_reject(Reject(Kind.STATE, id_.encode(), raw, "export", reason, detail))
+
+        migrated_at = self._moment if self._config.migration_metadata else None
+        with self._gauged() as (gauge, oid, selection):
+            rows = postgresql_measuring.some_rows(gauge, oid, selection, self._config, states)
+            with blamed(f"the source ({self._config.table or 'query'})", self._connections.endpoint):
+                for batch in _rows(gauge.connection, selection, selection.some(rows, states)):
+                    yield Kind.STATE, states_of(batch, selection.holds, migrated_at, reject)
+
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:  # noqa: ARG002 - there are none
+        return {}
+
+    @property
+    def asked(self) -> int:
+        return self._asked
+
+    @contextmanager
+    def _gauged(self) -> Iterator[tuple[PostgresGauge, int | None, Selection]]:
+        with self._reading() as (connection, selection):
+            oid = relation(connection, self._config)
+        with self._connections.lent(Work.READ) as connection:
+            gauge = PostgresGauge(connection, [] if oid is None else [oid])
+            try:
+                yield gauge, oid, selection
+            finally:
+                self._asked += 2 + gauge.asked
 
     @property
     def _schema(self) -> str:

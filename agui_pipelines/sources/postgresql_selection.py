@@ -98,6 +98,12 @@ class Selection:
             self.id, self.document, self.created, self.updated, self.rows, sql.SQL(" AND ").join(conditions), self.key
         )
 
+    def some(self, rows: sql.Composable, count: int) -> sql.Composed:
+        """Id, document and times of the first of some rows that have an id, in no order."""
+        return sql.SQL("SELECT {}, {}, {}, {} FROM {} WHERE {} IS NOT NULL LIMIT {}").format(
+            self.id, self.document, self.created, self.updated, rows, self.id, sql.Literal(count)
+        )
+
     def nameless(self) -> sql.Composed:
         """Label and the whole row, as JSON text, of the rows without an id."""
         row = sql.SQL("row_to_json({}.*)::text").format(sql.Identifier(ROWS))
@@ -138,6 +144,25 @@ def examined(connection: Connection, config: PostgresRowsConfig, endpoint: Endpo
         updated=_moment("updated_column", config.updated_column, columns, types),
         weight=_weight(weighed),
     )
+
+
+def relation(connection: Connection, config: PostgresRowsConfig) -> int | None:
+    """The oid of the table that the rows come from; None for a query."""
+    if config.table is None:
+        return None
+    name = sql.Identifier(config.schema_ or "public", config.table).as_string(connection)
+    oid = value(connection, "SELECT to_regclass(%s)::oid", (name,))
+    return None if oid is None else int(oid)
+
+
+def sampled_rows(config: PostgresRowsConfig, sampling: sql.Composable) -> sql.Composable:
+    """The rows of a table, of which a sample is taken before the operator's condition is looked at."""
+    table = sql.SQL("SELECT * FROM {} {}").format(
+        sql.Identifier(config.schema_ or "public", config.table or ""), sampling
+    )
+    if config.where is not None:
+        table = sql.SQL("{} WHERE (\n{}\n)").format(table, sql.SQL(config.where.strip().rstrip(";")))
+    return _named_rows(table)
 
 
 def reads_store(connection: Connection, selection: Selection) -> str | None:

@@ -5,7 +5,7 @@ What a key of each type becomes is told in `redis_documents`; `redis_restore` tu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,10 +14,12 @@ import pyarrow as pa
 
 from agui_pipelines.drivers.redis import RedisWire, glob_prefix
 from agui_pipelines.drivers.redis_cluster import RedisCluster, moved_for_good
+from agui_pipelines.drivers.redis_gauge import RedisGauge, first_keys
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, Strings, is_utf8, state_batch
 from agui_pipelines.errors import SlotMovedError
-from agui_pipelines.keyspace import CATALOGUE, Span
-from agui_pipelines.ports import BATCH_BYTES, OnReject, Place
+from agui_pipelines.keyspace import CATALOGUE, Span, span_of
+from agui_pipelines.pace import Pace
+from agui_pipelines.ports import BATCH_BYTES, Activity, Measurement, OnReject, Place
 from agui_pipelines.records import Kind, Reject
 from agui_pipelines.sources.redis_collections import READABLE, CollectionReader
 from agui_pipelines.sources.redis_documents import begins_unlike_ours, is_taken, string_document
@@ -72,7 +74,7 @@ class RedisKeysSource:
         return (self._cluster or self._wire).now()
 
     def keys(self) -> Iterator[pa.RecordBatch]:
-        for page in (self._cluster or self._wire).scan(self._match.encode("utf-8", "surrogateescape")):
+        for page in (self._cluster or self._wire).scan(self._pattern):
             if page:
                 columns = [pa.array(page, pa.binary()), pa.repeat(1, len(page))]
                 yield pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
@@ -87,9 +89,46 @@ class RedisKeysSource:
         for keys in span.keys(BATCH_KEYS * self._cluster.size):
             yield from _read_cluster(self._cluster, keys, on_reject)
 
+    def measure(self, pace: Pace) -> Measurement:
+        """Counts by SCAN, with the sizes of all strings by STRLEN, as long as `pace` lets us."""
+        gauge = self._gauge()
+        counted = gauge.counted(self._pattern, [b""], pace)
+        server, strings = gauge.wires[0].server, counted.sizes
+        return Measurement(
+            system=f"{server.name} Cluster" if self._cluster else server.name,
+            version=server.version,
+            states=counted.keys[0],
+            estimated=("states",) if counted.estimated else (),
+            sizes=strings if strings is not None and strings.count == counted.keys[0] else None,
+            largest=() if strings is None else tuple(strings.largest),
+            **gauge.of_server(),
+        )
+
+    def activity(self) -> Activity | None:
+        return self._gauge().activity()
+
+    def sampled(self, states: int, pace: Pace, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
+        for keys in first_keys((self._cluster or self._wire).scan(self._pattern), states, pace):
+            for batch in self.read(Kind.STATE, span_of(keys), on_reject):
+                yield Kind.STATE, batch
+
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:  # noqa: ARG002 - there are none
+        return {}
+
+    @property
+    def asked(self) -> int:
+        return sum(wire.asked for wire in (self._cluster.primaries() if self._cluster else [self._wire]))
+
     def salvage(self, document: bytes) -> bytes | None:
         """Another form of a value that turned out not to be a JSON object: a document that holds it as text."""
         return string_document(document)
+
+    @property
+    def _pattern(self) -> bytes:
+        return self._match.encode("utf-8", "surrogateescape")
+
+    def _gauge(self) -> RedisGauge:
+        return RedisGauge(self._cluster.primaries() if self._cluster else [self._wire])
 
 
 def _read_cluster(cluster: RedisCluster, keys: list[bytes], on_reject: OnReject) -> Iterator[pa.RecordBatch]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import pyarrow as pa
 
 from agui_pipelines.errors import StagingError
-from agui_pipelines.keyspace import Span
+from agui_pipelines.keyspace import KeyRange, Span
 from agui_pipelines.ports import OnReject, Place, Scanner
 from agui_pipelines.records import Kind
 from agui_pipelines.staging import Workspace
 from agui_pipelines.staging.spool import SpoolReader, has_spool
 from agui_pipelines.staging.spool_writer import SpoolWriter
+
+_EVERYTHING: Final = KeyRange("", None, None, 0, 0, 0)
 
 
 class Spooled:
@@ -90,6 +93,23 @@ class Spooled:
                 why="One of the two files is not what was written, so states would be missing.",
                 remedy="Run the whole migration again with --fresh, which scans the source.",
             )
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether the spool is there to be read."""
+        return has_spool(self._workspace, self._id)
+
+    def counted(self) -> dict[str, int]:
+        """Records of the spool, by kind."""
+        return dict(self._spool().spool.records)
+
+    def all_of(self, kind: Kind) -> Iterator[pa.RecordBatch]:
+        """All records of a kind in the spool, in order of their ids."""
+        return self._spool().read(kind, _EVERYTHING)
+
+    def beginning(self, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
+        """What the scanner yields first, without a spool; for sources that may be read any number of times."""
+        return self._scanner.scan(on_reject)
 
     def salvage(self, document: bytes) -> bytes | None:
         """Another form of a document that turned out to be none, if the source knows one."""

@@ -18,6 +18,7 @@ from agui_pipelines.spec.migration import (
     parse,
 )
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
+from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
 from agui_pipelines.spec.rows import ColumnType, QueriedRowsConfig, RowsConfig, TypedRowsConfig
 from agui_pipelines.spec.sources import (
     CsvConfig,
@@ -46,6 +47,7 @@ __all__ = [
     "DEFAULT_FILE",
     "DEFAULT_WORKSPACE",
     "FILE_VARIABLE",
+    "AssessmentOptions",
     "BackupOptions",
     "ColumnType",
     "CsvConfig",
@@ -69,6 +71,7 @@ __all__ = [
     "RedisConfig",
     "RedisKeysConfig",
     "RedisOptions",
+    "Requirements",
     "RowsConfig",
     "SourceConfig",
     "SqlAlchemyConfig",

@@ -28,6 +28,7 @@ from pydantic import (
 from agui_pipelines.errors import SpecError
 from agui_pipelines.keyspace import MAX_RANGES
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
+from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
 from agui_pipelines.spec.section import FLAT_DIALECT, Duration, Section, unknown_key
 from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
@@ -41,7 +42,7 @@ Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds",
 _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
-        "expectations",
+        *("expectations", "requirements", "assessment"),
     }
 )
 """Keys that may change without what was done so far becoming wrong."""
@@ -156,6 +157,8 @@ class Migration(Section):
     """Whether what ``_migration`` members carry becomes the records' own again."""
     history_limit: int | None = Field(None, ge=1)
     """Versions of each state that are migrated, the newest ones; all unless given."""
+    requirements: Requirements = Requirements()
+    assessment: AssessmentOptions = AssessmentOptions()
     expectations: Expectations = Expectations()
     backup: BackupOptions = BackupOptions()
     on_failure: Literal["rollback", "keep"] = "rollback"

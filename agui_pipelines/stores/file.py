@@ -23,7 +23,20 @@ from agui_pipelines.errors import ConnectionFailedError, StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.losses import named as losing
 from agui_pipelines.owner import Owner
-from agui_pipelines.ports import OnReject, Place, Refusal, Snapshot, StoreStats, Transaction, Version, Written
+from agui_pipelines.pace import Pace
+from agui_pipelines.ports import (
+    Activity,
+    Examination,
+    Measurement,
+    OnReject,
+    Place,
+    Refusal,
+    Snapshot,
+    StoreStats,
+    Transaction,
+    Version,
+    Written,
+)
 from agui_pipelines.records import SCHEMAS, Kind, id_columns
 from agui_pipelines.spec import FileConfig
 from agui_pipelines.stores.bodies import STATE_ID, split_state_id
@@ -32,6 +45,7 @@ from agui_pipelines.stores.file_history import instant
 from agui_pipelines.stores.file_layout import BACKUP, Layout, name_problem
 from agui_pipelines.stores.file_lock import FileLease, LockFile
 from agui_pipelines.stores.file_marks import APPLIED, VERSION, Mark
+from agui_pipelines.stores.file_measuring import FileGauge, examined
 from agui_pipelines.stores.file_reader import FileReader, is_text
 from agui_pipelines.stores.file_settling import Settler
 from agui_pipelines.stores.file_writer import Folders, Writer, folded, kept_mtime
@@ -55,6 +69,7 @@ class FileStore:
         self._options = options
         self._layout = Layout(base, options.shard_count if options.enable_sharding else 0)
         self._reader = FileReader(self._layout)
+        self._gauge = FileGauge(self._layout, self._reader)
         self._folders = Folders(self._layout)
         self._lock = LockFile(base, options.file_mode)
         self._token = ""
@@ -320,6 +335,35 @@ class FileStore:
             states, versions, snapshots = (self._count(kind) for kind in Kind)
         details = {"base_dir": self._name, "shards": str(self._layout.shards)}
         return StoreStats(states, versions, snapshots, server=self.ping(), details=details)
+
+    def measure(self, pace: Pace) -> Measurement:
+        self._need_base()
+        with self._errors():
+            return self._gauge.measured(pace)
+
+    def activity(self) -> Activity | None:
+        """None: a file system counts neither reads nor writes."""
+        return None
+
+    def sampled(self, states: int, pace: Pace, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
+        with self._errors():
+            yield from self._gauge.sampled(self, states, pace, on_reject)
+
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:
+        with self._errors():
+            return self._gauge.history_lengths(ids, pace)
+
+    @property
+    def asked(self) -> int:
+        return self._gauge.asked
+
+    def examine(self, *, trying: bool) -> Examination:
+        with self._errors():
+            return examined(self._layout, _nearest(self._layout.base), self._options.file_mode, trying=trying)
+
+    def holding(self, ids: Sequence[str]) -> list[str]:
+        with self._errors():
+            return self._gauge.holding(ids)
 
     @property
     def _name(self) -> str:

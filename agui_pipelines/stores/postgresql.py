@@ -19,11 +19,16 @@ from psycopg import sql
 from agui_pipelines.drivers.postgresql import Connection, Connections, Work
 from agui_pipelines.drivers.postgresql_binary import Form
 from agui_pipelines.drivers.postgresql_endpoint import Endpoint
+from agui_pipelines.drivers.postgresql_gauge import PostgresGauge
 from agui_pipelines.drivers.postgresql_reading import copied, server_identity, server_name, value
 from agui_pipelines.drivers.postgresql_view import held_view, viewing
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.owner import Owner
+from agui_pipelines.pace import Pace
 from agui_pipelines.ports import (
+    Activity,
+    Examination,
+    Measurement,
     OnReject,
     Place,
     Refusal,
@@ -35,7 +40,7 @@ from agui_pipelines.ports import (
 )
 from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.spec import PostgresConfig
-from agui_pipelines.stores import postgresql_limits
+from agui_pipelines.stores import postgresql_limits, postgresql_measuring
 from agui_pipelines.stores.postgresql_check import examine
 from agui_pipelines.stores.postgresql_lock import Fence, PostgresLease, lock
 from agui_pipelines.stores.postgresql_lock import Place as LockPlace
@@ -59,6 +64,7 @@ class PostgresStore:
         self._place = LockPlace(self._connections, config.schema_, self.describe())
         self._fence = Fence(self._place)
         self._view: str | None = None
+        self._asked = 0
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -218,6 +224,55 @@ class PostgresStore:
     def list_snapshots(self, state_id: str) -> Sequence[Snapshot]:
         return [Snapshot(**row) for row in self._history(Kind.SNAPSHOT, state_id)]
 
+    # Measuring
+
+    def measure(self, pace: Pace) -> Measurement:
+        """Counts, as exact as `pace` gives time for, and what the server's statistics tell."""
+        with self._gauged() as gauge:
+            return postgresql_measuring.measured(gauge.connection, self._tables, gauge, pace)
+
+    def activity(self) -> Activity | None:
+        """Rows read and written of the store's tables. What a session did is counted up to a second later, or when it ends."""
+        with self._gauged() as gauge:
+            return gauge.activity()
+
+    def sampled(self, states: int, pace: Pace, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:  # noqa: ARG002 - every row is a record
+        """Rows of some blocks of the table of states, and the histories of the first of these."""
+
+        def read(
+            connection: Connection, table: Table, sampling: sql.Composable, condition: sql.Composable
+        ) -> Iterator[pa.RecordBatch]:
+            return self._records(connection, table, condition, sampling=sampling)
+
+        with self._gauged() as gauge:
+            yield from postgresql_measuring.sampled(gauge.connection, self._tables, gauge, states, read)
+
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:
+        with self._gauged() as gauge:
+            return postgresql_measuring.history_lengths(gauge.connection, self._tables, ids, pace)
+
+    @property
+    def asked(self) -> int:
+        return self._asked
+
+    @contextmanager
+    def _gauged(self) -> Iterator[PostgresGauge]:
+        with self._connections.lent(Work.READ) as connection:
+            gauge = PostgresGauge(connection, list(self._tables.existing(connection).values()))
+            try:
+                yield gauge
+            finally:
+                self._asked += 2 + gauge.asked
+
+    def examine(self, *, trying: bool) -> Examination:
+        """Privileges are tried in a transaction that is taken back."""
+        with self._connections.lent(Work.RECORD) as connection:
+            return postgresql_measuring.examined(connection, self._tables, trying=trying)
+
+    def holding(self, ids: Sequence[str]) -> list[str]:
+        with self._connections.lent(Work.RECORD) as connection:
+            return postgresql_measuring.holding(connection, self._tables, ids)
+
     # Writing
 
     def refusals(self, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:
@@ -284,9 +339,14 @@ class PostgresStore:
             yield connection
 
     def _records(
-        self, connection: Connection, table: Table, condition: sql.Composable, order: sql.Composable
+        self,
+        connection: Connection,
+        table: Table,
+        condition: sql.Composable,
+        order: sql.Composable | None = None,
+        sampling: sql.Composable | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Bare batches of the rows that meet a condition."""
+        """Bare batches of the rows that meet a condition, of a sample of the table if that is given."""
         # The casts do nothing to the columns of the format, and make those of a lookalike table readable.
         columns = [
             sql.SQL("{}" if column.form is Form.TEXT else f"{{}}::{column.form.value}").format(
@@ -294,9 +354,11 @@ class PostgresStore:
             )
             for column in table.columns
         ]
-        query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {}").format(
-            sql.SQL(", ").join(columns), self._tables.identifier(table), condition, order
+        query = sql.SQL("SELECT {} FROM {} {} WHERE {}").format(
+            sql.SQL(", ").join(columns), self._tables.identifier(table), sampling or sql.SQL(""), condition
         )
+        if order is not None:
+            query += sql.SQL(" ORDER BY {}").format(order)
         for arrays in _copied(connection, query, table.forms, _BATCH_ROWS):
             yield _batch(table, arrays)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import hiredis
 import pyarrow as pa
@@ -13,13 +13,18 @@ import pyarrow.compute as pc
 
 from agui_pipelines.digests import documents_in
 from agui_pipelines.drivers.redis import Burst, RedisWire, glob_escaped
+from agui_pipelines.drivers.redis_gauge import RedisGauge
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, state_batch
 from agui_pipelines.errors import StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
 from agui_pipelines.losses import named as losing
 from agui_pipelines.owner import Owner
+from agui_pipelines.pace import Pace
 from agui_pipelines.ports import (
     BATCH_BYTES,
+    Activity,
+    Examination,
+    Measurement,
     OnReject,
     Place,
     Refusal,
@@ -31,6 +36,7 @@ from agui_pipelines.ports import (
 )
 from agui_pipelines.records import SCHEMAS, Kind, Reject, id_columns
 from agui_pipelines.spec import RedisConfig
+from agui_pipelines.stores import redis_measuring
 from agui_pipelines.stores.bodies import ZERO_TIME, nanoseconds
 from agui_pipelines.stores.redis_history import HistoryReader
 from agui_pipelines.stores.redis_layout import (
@@ -55,9 +61,6 @@ from agui_pipelines.stores.redis_writing import (
     take,
     take_history,
 )
-
-_OLDEST: Final = (6, 2)
-"""The first Redis that sets an absolute expiry together with the value."""
 
 R = TypeVar("R", Version, Snapshot)
 
@@ -144,7 +147,7 @@ class RedisStore:
                 why="What is written to a replica is lost when it next resynchronises, if it is taken at all.",
                 remedy="Name its primary in connection_url.",
             )
-        if server.compatible and server.compatible < _OLDEST:
+        if server.compatible and server.compatible < redis_measuring.OLDEST:
             raise StoreError(
                 f"Redis at {self._wire.address} is version {server.version}.",
                 why="Versions before 6.2 cannot set an expiry together with the value.",
@@ -315,6 +318,29 @@ class RedisStore:
                 counts[i] += sum(key.startswith(family) for key in page)
         states, versions, snapshots = counts
         return StoreStats(states, versions, snapshots, server=self.ping())
+
+    def measure(self, pace: Pace) -> Measurement:
+        """Counts by SCAN, with the sizes of all documents by STRLEN, as long as `pace` lets us."""
+        return redis_measuring.measured(self._wire, self._layout, pace)
+
+    def activity(self) -> Activity | None:
+        return RedisGauge([self._wire]).activity()
+
+    def sampled(self, states: int, pace: Pace, on_reject: OnReject) -> Iterator[tuple[Kind, pa.RecordBatch]]:
+        return redis_measuring.sampled(self, self._wire, self._layout, states, pace, on_reject)
+
+    def history_lengths(self, ids: Sequence[str], pace: Pace) -> dict[Kind, list[int]]:
+        return redis_measuring.history_lengths(self._wire, self._layout, ids, pace)
+
+    @property
+    def asked(self) -> int:
+        return self._wire.asked
+
+    def examine(self, *, trying: bool) -> Examination:
+        return redis_measuring.examined(self._wire, self._layout, trying=trying)
+
+    def holding(self, ids: Sequence[str]) -> list[str]:
+        return redis_measuring.holding(self._wire, self._layout, ids)
 
     def _set_mark(self, key: bytes, content: bytes | None) -> None:
         self._fence.run(Burst.of((b"DEL", key) if content is None else (b"SET", key, content)))

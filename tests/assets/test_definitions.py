@@ -15,7 +15,8 @@ from assets import partitions
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GRAPH = {
-    "migration_plan": set(),
+    "source_assessment": set(),
+    "migration_plan": {"source_assessment"},
     "exported_snapshot": {"migration_plan"},
     "staged_snapshot": {"exported_snapshot"},
     "source_backup": set(),
@@ -41,7 +42,7 @@ def test_every_asset_says_what_it_is(name):
     asset = specs()[name]
     assert asset.description
     assert len(asset.description) > 40
-    assert asset.group_name in {"prepare", "move", "prove"}
+    assert asset.group_name in {"assess", "prepare", "move", "prove"}
     assert asset.kinds
     assert asset.owners
     assert asset.code_version
@@ -73,7 +74,7 @@ def test_the_jobs_that_people_launch():
     ("job", "assets"),
     [
         ("migrate", GRAPH.keys() - {"import_preview", "source_backup"}),
-        ("dry_run", {"migration_plan", "exported_snapshot", "staged_snapshot", "import_preview"}),
+        ("dry_run", {"source_assessment", "migration_plan", "exported_snapshot", "staged_snapshot", "import_preview"}),
         ("validate", {"validation_report"}),
     ],
 )

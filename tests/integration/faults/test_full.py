@@ -46,7 +46,10 @@ def test_a_workspace_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_
     source, target = place("redis_keys", "source"), place("redis", "target")
     fill(source, CONTENT)
     with tiny_disk(tmp_path / "disk", 3_000_000) as enlarge:
-        move = between(source, target, workspace=str(tmp_path / "disk" / "agui"))
+        workspace = str(tmp_path / "disk" / "agui")
+        refused = agui_migrate("run", written(between(source, target, workspace=workspace)))
+        assert (refused.code, "workspace_disk" in refused.error) == (3, True)
+        move = between(source, target, workspace=workspace, assessment={"accept": ["workspace_disk"]})
 
         said = agui_migrate("run", written(move))  # whose end frees the disk
 
@@ -117,7 +120,10 @@ def test_a_redis_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_room
     fill(source, CONTENT)
     with EmbeddedRedis(settings={"maxmemory": "6mb", "maxmemory-policy": "noeviction"}) as server:
         target = {"type": "redis", "connection_url": server.url}
-        move = between(source, target, ranges=LOADED_RANGES)
+        refused = command("run", written(between(source, target, ranges=LOADED_RANGES)))
+        assert (refused.code, "target_memory" in refused.error) == (3, True)
+        assert held(target) == {}
+        move = between(source, target, ranges=LOADED_RANGES, assessment={"accept": ["target_memory"]})
 
         said = command("run", written(move))
 

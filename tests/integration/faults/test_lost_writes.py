@@ -75,7 +75,8 @@ def test_a_redis_that_evicts_what_it_was_given_is_found_out(place, between, writ
     fill(source, CONTENT)
     with EmbeddedRedis(settings={"maxmemory": "5mb", "maxmemory-policy": "allkeys-lru"}) as server:
         target = {"type": "redis", "connection_url": server.url}
-        move = between(source, target, batch_size=1000)
+        accepted = {"accept": ["target_eviction", "target_memory"]}
+        move = between(source, target, batch_size=1000, assessment=accepted)
 
         said = command("run", written(move), "--json")
 

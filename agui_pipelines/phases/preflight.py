@@ -1,0 +1,86 @@
+"""Preflight: assess the source, check whether it can be moved, and keep both in the ledger; what a run does before it plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.assess import PHASE, Assessment, assess
+from agui_pipelines.phases.compatibility import Check, blocks, check, require_possible
+from agui_pipelines.phases.plan import Purpose, require_usable, resumable
+from agui_pipelines.phases.retry import retried
+from agui_pipelines.phases.session import Session
+
+For = Literal["assess", "migrate", "dry_run"]
+_WRITING: Final = ("assess", "migrate")
+"""For whom privileges are tried by writing something of no meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """An assessment with its checks, as it was recorded."""
+
+    public: dict[str, Any]
+    """What commands print as JSON."""
+    checks: tuple[Check, ...]
+    assessment: Assessment | None
+    """None where an earlier one still holds."""
+
+    @property
+    def resumed(self) -> bool:
+        return self.assessment is None
+
+
+def look(session: Session, *, for_: For = "assess", sample: int | None = None) -> Preflight:
+    """Assess and check, and keep what was found. Raises as `assess` does, never for a check that blocks."""
+
+    def looked() -> tuple[Assessment, tuple[Check, ...]]:
+        found = assess(session, sample=sample, thorough=for_ == "assess")
+        return found, check(session, found, trying=for_ in _WRITING)
+
+    assessment, checks = retried(session, session.meter(PHASE), looked)
+    public = {
+        **assessment.to_dict(),
+        "verdict": max((one.verdict for one in checks), key=["pass", "warn", "block"].index),
+        "checks": [one.to_dict() for one in checks],
+    }
+    session.ledger.record(Entry(PHASE, "", for_, session.migration.fingerprint, outputs={"public": public}))
+    return Preflight(public, checks, assessment)
+
+
+def before_run(session: Session, purpose: Purpose, *, fresh: bool = False) -> Preflight:
+    """Look at the source and the target before a run of a purpose plans anything.
+
+    A run that resumes an open plan, which was found possible when it began, does not look again. A dry run, which writes
+    nothing, is told what blocks and goes on. Raises what `plan` raises for an end that cannot be used, and `RefusedError` if a
+    check of the place blocks; see `compatibility`.
+    """
+    with session.source() as source, session.target() as target:
+        require_usable(session, source, target)
+    earlier = None if fresh or resumable(session, purpose) is None else _found_possible(session, purpose)
+    if earlier is not None:
+        return earlier
+    found = look(session, for_=purpose)
+    _tell(session, found)
+    if purpose == "migrate":
+        require_possible(found.checks)
+    return found
+
+
+def _found_possible(session: Session, purpose: Purpose) -> Preflight | None:
+    """The newest look at an unchanged migration, if none of its blocks was of the place."""
+    wanted = (purpose, "assess")
+    entries = [entry for entry in session.ledger.entries(phase=PHASE) if entry.unit in wanted]
+    if not entries or entries[-1].basis != session.migration.fingerprint:
+        return None
+    public = entries[-1].outputs["public"]
+    checks = tuple(Check(**{**one, "ids": tuple(one["ids"])}) for one in public["checks"])
+    return None if blocks(checks, "place") else Preflight(public, checks, None)
+
+
+def _tell(session: Session, found: Preflight) -> None:
+    meter = session.meter(PHASE)
+    for one in found.checks:
+        if one.verdict != "pass":
+            meter.tell(f"{one.verdict}: {one.name}: {one.reason}")
