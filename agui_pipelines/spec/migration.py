@@ -31,6 +31,7 @@ from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.section import FLAT_DIALECT, Duration, Section, unknown_key
 from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
+from agui_pipelines.spec.strategy import Strategy
 from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, resolved, struck
 
 DEFAULT_FILE: Final = "migration.yaml"
@@ -41,7 +42,7 @@ Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds",
 _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
-        "expectations",
+        *("expectations", "strategy"),
     }
 )
 """Keys that may change without what was done so far becoming wrong."""
@@ -161,6 +162,8 @@ class Migration(Section):
     on_failure: Literal["rollback", "keep"] = "rollback"
     """What becomes of the target when an import or its validation fails: put back as it was, or left as it is."""
     hooks: Hooks = Hooks()
+    strategy: Strategy | None = None
+    """What is asked for; a plan recommends one by itself."""
     workspace: str = Field(DEFAULT_WORKSPACE, repr=False)
 
     _text: dict[str, Any] = PrivateAttr(default_factory=dict)
