@@ -21,6 +21,7 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.plan import Plan, Purpose, current
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import LOCK_LOST, standing
+from agui_pipelines.phases.timeline import Seconds
 from agui_pipelines.progress import Listener, Progress, silent
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
@@ -42,6 +43,12 @@ class MigrationRun:
     sample: int = 0
     """Ids that a validation compares, chosen at random by `seed`; all unless given."""
     seed: int | None = None
+    propose: bool = False
+    """Whether the plan is to have a document."""
+    rehearse: bool = True
+    """Whether the document's timeline is to be measured."""
+    start_up: Seconds | None = None
+    """What a run takes before its first phase and around its steps, if whoever started this one knows it."""
     listener: Listener = silent
 
     def cut_into(self, ranges: int) -> MigrationRun:
@@ -82,10 +89,20 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
     fresh: bool = False
     """Start over instead of resuming what an interrupted run has left."""
     dry_run: bool = False
+    propose: bool = False
+    """Write the plan's document, which takes a rehearsal on samples, into a scratch place beside the target."""
+    rehearse: bool = True
+    """Whether that rehearsal is made; without it, the document has no timeline."""
 
     def create_resource(self, context: dg.InitResourceContext) -> MigrationRun:  # noqa: ARG002 - the factory's signature
         with reported():
-            return MigrationRun(spec.load(self.migration_file or None), dry_run=self.dry_run, fresh=self.fresh)
+            return MigrationRun(
+                spec.load(self.migration_file or None),
+                dry_run=self.dry_run,
+                fresh=self.fresh,
+                propose=self.propose,
+                rehearse=self.rehearse,
+            )
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[MigrationRun, None, None]:

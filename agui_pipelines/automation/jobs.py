@@ -5,11 +5,13 @@ from __future__ import annotations
 import dagster as dg
 
 from agui_pipelines.resources import MIGRATE
+from assets.plan import migration_plan
 from assets.preview import import_preview
 from assets.rollback import target_rollback
 from assets.validate import validation_report
 
 DRY_RUN = "dry_run"
+PLAN = "plan"
 VALIDATE = "validate"
 AFTER_RUN = "agui/rollback_of"
 """Tag of a rollback: the run that it undoes."""
@@ -33,6 +35,13 @@ def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
             selection=migrated,
             description="The whole migration: plan, export, transform, check, import, validate. Choose all key ranges.",
             executor_def=dg.in_process_executor,
+        ),
+        dg.define_asset_job(
+            PLAN,
+            selection=dg.AssetSelection.assets(migration_plan),
+            description="The plan as a document: strategy, timeline from a rehearsal, resources, risks. The next run takes it up.",
+            executor_def=dg.in_process_executor,
+            config={"resources": {"migration": {"config": {"propose": True}}}},
         ),
         dg.define_asset_job(
             DRY_RUN,

@@ -111,6 +111,30 @@ def run(
 
 
 @app.command()
+def plan(
+    file: MigrationFile = None,
+    *,
+    no_rehearsal: Annotated[
+        bool,
+        typer.Option("--no-rehearsal", help="Do not move samples to measure the timeline: the plan then has none."),
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the plan into this file, as Markdown.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Plan a migration: strategy, timeline, resources, risks and what the route keeps, as a document.
+
+    The timeline is measured: samples of the source go through the whole pipeline into a scratch place beside the target, which is
+    removed afterwards. The next `run` takes the plan up.
+    """
+    from agui_pipelines.cli.plan import propose  # noqa: PLC0415
+
+    migration, path = _migration(file, None)
+    propose(migration, path, rehearsal=not no_rehearsal, save=save, json=json)
+
+
+@app.command()
 def validate(
     file: MigrationFile = None,
     *,

@@ -22,6 +22,7 @@ from agui_pipelines.progress import Progress as State
 
 PHASES: Final = {
     "plan": "Plan",
+    "rehearse": "Rehearse",
     "export": "Export",
     "transform": "Transform",
     "expect_exported": "Check export",

@@ -28,6 +28,8 @@ def execute(
     fresh: bool = False,
     sample: int = 0,
     seed: int | None = None,
+    propose: bool = False,
+    rehearse: bool = True,
     debug: bool = False,
 ) -> None:
     """Run a job over all key ranges, as the run `run_id`. Raises the phase's own `MigrationError`, or KeyboardInterrupt."""
@@ -47,7 +49,16 @@ def execute(
         from assets.partitions import KEY_RANGES
 
         names = KEY_RANGES.get_partition_keys()
-        run = MigrationRun(migration, dry_run=dry_run, fresh=fresh, sample=sample, seed=seed, listener=listener)
+        run = MigrationRun(
+            migration,
+            dry_run=dry_run,
+            fresh=fresh,
+            sample=sample,
+            seed=seed,
+            propose=propose,
+            rehearse=rehearse,
+            listener=listener,
+        )
         tags = {
             "dagster/asset_partition_range_start": names[0],
             "dagster/asset_partition_range_end": names[-1],

@@ -225,7 +225,9 @@ def _sample(session: Session, scratch: Session, plan: Plan, keys: int) -> Plan:
             length = keys * (number + 1) // count - first
             # The first run begins with the first key of all, the last ends with the last.
             start = first + (plan.keys - keys) * number // max(1, count - 1)
-            run = [key for some in Span(KeyRange("", None, None, start, length, 0), catalogue).keys(length) for key in some]
+            run = [
+                key for some in Span(KeyRange("", None, None, start, length, 0), catalogue).keys(length) for key in some
+            ]
             lower = None if start == 0 and plan.keys <= _ALL_KEYS else run[0]
             ranges.append(KeyRange(names[number], lower, after(run[-1]), first, length, length))
             chosen += run
@@ -241,4 +243,3 @@ def _peak() -> int:
     """Bytes; the operating systems count in different units."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
-

@@ -81,9 +81,7 @@ def recommend(
     if asked and asked.type != recommended:
         reasons.append(f"The migration file asks for {asked.type}: the window below is of that.")
     window, meaning = _window(kind, facts, total, asked.rate if asked else None)
-    return Recommendation(
-        recommended, tuple(reasons), asked.type if asked else None, window, meaning, allowed, undoing
-    )
+    return Recommendation(recommended, tuple(reasons), asked.type if asked else None, window, meaning, allowed, undoing)
 
 
 def _recommended(facts: Facts, total: Seconds | None, allowed: float | None) -> tuple[StrategyType, list[str]]:
@@ -105,9 +103,12 @@ def _recommended(facts: Facts, total: Seconds | None, allowed: float | None) -> 
         return "big_bang", [*reasons, f"The whole run takes {duration(whole)} at most, and fits into that."]
     reasons.append(f"The whole run may take {duration(whole)}, which does not.")
     part = total.high / max(1, facts.ranges) + SWITCH
-    if facts.updates is not None and facts.updates * total.high < facts.keys / 100 and part * facts.ranges <= limit:
+    if facts.updates is not None and facts.updates * total.high < facts.keys / 100 and part <= limit:
         return "rolling", [*reasons, f"Few keys change meanwhile, and each key range takes {duration(part)} only."]
-    return "blue_green", [*reasons, "So the bulk is moved while writers go on, and only what has changed needs them to wait."]
+    return "blue_green", [
+        *reasons,
+        "So the bulk is moved while writers go on, and only what has changed needs them to wait.",
+    ]
 
 
 def _volume(facts: Facts) -> str:

@@ -87,9 +87,7 @@ def side_by_side(
         return None
     estimated: Mapping[str, dict[str, float]] = values["timeline"]["phases"]
     actual = timings(ledger, plan_id)
-    rows = [
-        _row(name, estimated.get(name), actual.get(name)) for name in TIMED if name in estimated or name in actual
-    ]
+    rows = [_row(name, estimated.get(name), actual.get(name)) for name in TIMED if name in estimated or name in actual]
     resumed = _resumed(ledger, plan_id)
     result: dict[str, Any] = {"phases": rows, "resumed": resumed}
     if total_seconds is not None:

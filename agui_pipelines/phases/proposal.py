@@ -1,0 +1,279 @@
+"""Proposal: the document of a plan. What will be moved, how, how long it takes, what it needs, and what can go wrong.
+
+It is written once, as JSON and as Markdown, under the plan's id, and is never changed: a listing of the source's keys that is
+made when the plan is taken up leaves it as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from agui_pipelines import losses
+from agui_pipelines.phases.estimate import Taken, parts
+from agui_pipelines.phases.markdown import markdown
+from agui_pipelines.phases.plan import PHASE, Plan
+from agui_pipelines.phases.rehearse import Rehearsal, Round, rehearse
+from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.strategy import Facts, Recommendation, recommend
+from agui_pipelines.phases.timeline import (
+    BETWEEN,
+    START_UP,
+    TIMED,
+    TOTAL,
+    Seconds,
+    document,
+    document_name,
+    timings,
+)
+from agui_pipelines.spec import FileConfig, PostgresConfig
+
+FORMAT: Final = 1
+NOT_REHEARSED: Final = "No rehearsal was asked for."
+
+
+def propose(
+    session: Session, plan: Plan, *, rehearsing: bool = True, start_up: Seconds | None = None
+) -> dict[str, Any]:
+    """The document of a plan: the one that it has, or a new one, which is written and returned as plain values.
+
+    `start_up` is what a run takes before its first phase and around its steps, if whoever runs it knows that.
+    """
+    existing = document(session.workspace, plan.plan_id)
+    if existing is not None:
+        return existing
+    rehearsal = rehearse(session, plan) if rehearsing else Rehearsal(failure=NOT_REHEARSED)
+    values = compose(session, plan, rehearsal, start_up)
+    session.workspace.write(document_name(plan.plan_id, "md"), markdown(values).encode())
+    content = orjson.dumps(values, option=orjson.OPT_INDENT_2)
+    session.workspace.write(document_name(plan.plan_id), content, exclusive=True)  # last: without it there is none
+    return values
+
+
+def compose(session: Session, plan: Plan, rehearsal: Rehearsal, start_up: Seconds | None = None) -> dict[str, Any]:
+    """The document as plain values. Reads the catalogue and asks the target how much it holds; writes nothing."""
+    migration = session.migration
+    facts = _facts(session, plan, rehearsal)
+    held = _held(session)
+    timeline = _timeline(session, plan, rehearsal, held, start_up)
+    total = _seconds(timeline[TOTAL])
+    undoing = _seconds(timeline["phases"].get("import"))
+    recommended = recommend(facts, total, asked=migration.strategy, undoing=undoing)
+    return {
+        "format": FORMAT,
+        "plan_id": plan.plan_id,
+        "migration": migration.name,
+        "fingerprint": plan.fingerprint,
+        "made_at": plan.created_at,
+        "source": {"place": plan.source, "server": plan.source_server, "type": migration.source.type},
+        "target": {
+            "place": plan.target,
+            "server": plan.target_server,
+            "type": migration.target.type,
+            "records_already_there": held,
+        },
+        "volume": {"keys": facts.keys, "bytes": facts.bytes, "updates_per_second": facts.updates},
+        "strategy": recommended.to_dict(),
+        "timeline": timeline,
+        "resources": _resources(session, plan, rehearsal),
+        "risks": _risks(session, plan, rehearsal, recommended, held),
+        "loss_ledger": _loss_ledger(session, plan, rehearsal),
+        "ranges": [{"range": r.name, "keys": r.keys} for r in plan.ranges],
+    }
+
+
+def _facts(session: Session, plan: Plan, rehearsal: Rehearsal) -> Facts:
+    """What is known without an assessment: the catalogue's weights, or what the sample weighs."""
+    size = _weighed(session, plan)
+    if size is None and rehearsal.rounds:
+        largest = max(rehearsal.rounds, key=lambda each: each.keys)
+        size = round(largest.bytes / largest.keys * plan.keys)
+    requirements = getattr(session.migration, "requirements", None)
+    return Facts(
+        keys=plan.keys,
+        bytes=size,
+        availability=getattr(requirements, "availability", None),
+        ranges=sum(1 for r in plan.ranges if r.keys),
+    )
+
+
+def _weighed(session: Session, plan: Plan) -> int | None:
+    """The sum of the catalogue's weights, if those are bytes: sources that do not know them give every key a weight of 1."""
+    with session.workspace.reading(plan.catalogue) as file:
+        batches = pq.ParquetFile(file).iter_batches(columns=["weight"])
+        total = sum(pc.sum(batch.column(0)).as_py() or 0 for batch in batches)
+    return total if total > plan.keys else None
+
+
+def _held(session: Session) -> int:
+    """How many records the target holds, all of which a validation reads."""
+    with session.target() as target:
+        if not target.exists():
+            return 0
+        stats = target.stats()
+    return stats.states + stats.versions + stats.snapshots
+
+
+def _timeline(
+    session: Session, plan: Plan, rehearsal: Rehearsal, held: int, start_up: Seconds | None
+) -> dict[str, Any]:
+    if not rehearsal.rounds:
+        why = rehearsal.failure
+        return {"measured": False, "why_not": why, "phases": {}, TOTAL: None, "rehearsal": rehearsal.to_dict()}
+    phases = {PHASE: _listing(session, plan)} if PHASE in timings(session.ledger, plan.plan_id) else {}
+    for name in (*TIMED, BETWEEN):
+        taken = [Taken(each.keys, each.seconds[name]) for each in rehearsal.rounds if name in each.seconds]
+        if taken:
+            phases[name] = _estimated(name, taken, rehearsal.rounds, plan.keys, held)
+    if start_up is not None:
+        phases[START_UP] = start_up
+    total = sum(phases.values(), start=Seconds(0.0, 0.0, 0.0))
+    return {
+        "measured": True,
+        "why_not": "",
+        "phases": {name: seconds.rounded() for name, seconds in phases.items()},
+        TOTAL: total.rounded(),
+        "rehearsal": rehearsal.to_dict(),
+    }
+
+
+def _listing(session: Session, plan: Plan) -> Seconds:
+    """A run lists all keys again, as it has just been done."""
+    took = timings(session.ledger, plan.plan_id)[PHASE]
+    return Seconds(took * 0.7, took, took * 1.3)
+
+
+def _estimated(name: str, taken: Sequence[Taken], rounds: Sequence[Round], keys: int, held: int) -> Seconds:
+    first, rest = taken[0], taken[1:] or taken
+    found = parts(first, rest)
+    if name == "validate" and held:
+        # It reads all that the target holds. How much of that a run is going to overwrite is not known here.
+        each = max(1.0, sum(rounds[-1].records.values()) / rounds[-1].keys)
+        more = found.of(keys + round(held / each))
+        return Seconds(found.of(keys).low, more.expected, more.high)
+    if name == "backup" and held:
+        reading = found.per_key.high * min(keys, held)
+        return found.of(keys) + Seconds(0.0, reading / 2, reading)
+    return found.of(keys)
+
+
+def _seconds(values: Mapping[str, float] | None) -> Seconds | None:
+    return Seconds(**values) if values else None
+
+
+def _resources(session: Session, plan: Plan, rehearsal: Rehearsal) -> dict[str, Any]:
+    migration = session.migration
+    largest = max(rehearsal.rounds, key=lambda each: each.keys) if rehearsal.rounds else None
+    share = plan.keys / largest.keys if largest else 0.0
+    target = migration.target
+    extra = 4 if isinstance(target, PostgresConfig) else 0 if isinstance(target, FileConfig) else 3
+    return {
+        "workspace": str(session.workspace),
+        "workspace_bytes": round(largest.workspace_bytes * share) if largest else None,
+        "target_bytes": round(largest.target_bytes * share) if largest and largest.target_bytes is not None else None,
+        "memory_bytes": rehearsal.peak_bytes,
+        "ranges": len(plan.ranges),
+        "parallelism": migration.parallelism,
+        "batch_size": migration.batch_size,
+        "source_connections": 0 if isinstance(migration.source, FileConfig) else migration.parallelism + 1,
+        "target_connections": migration.parallelism + extra if extra else 0,
+    }
+
+
+def _loss_ledger(session: Session, plan: Plan, rehearsal: Rehearsal) -> list[dict[str, Any]]:
+    """What becomes of each property on this route, and how many records of the last sample had it."""
+    sampled = {row["property"]: row for row in rehearsal.rounds[-1].loss_ledger} if rehearsal.rounds else {}
+    accepted = set(session.migration.accept_losses)
+    return [
+        {
+            "property": name,
+            "carries": "meaning" if name in losses.MEANING else "form",
+            "verdict": verdict,
+            "accepted": name in accepted if verdict == "lost" and name in losses.MEANING else None,
+            "present_in_sample": sampled[name]["present"] if name in sampled else 0 if rehearsal.rounds else None,
+        }
+        for name, verdict in plan.route.items()
+    ]
+
+
+def _risks(
+    session: Session, plan: Plan, rehearsal: Rehearsal, chosen: Recommendation, held: int
+) -> list[dict[str, str]]:
+    """What can go wrong with this migration, each with what is done or to be done about it."""
+    migration = session.migration
+    found = [
+        (
+            "Writes that reach the source after they were exported are not in the target.",
+            (
+                "Stop the writers before the run. A validation that finds a difference says whether the source has changed since; "
+                "running again moves what differs."
+            ),
+        )
+    ]
+    if chosen.chosen != "big_bang":
+        found.append(
+            (
+                f"This version has no phase that carries a {chosen.chosen.replace('_', '-')} migration out by itself.",
+                (
+                    "Run the migration while writers go on, stop them, and run it again: the second run writes only what differs, "
+                    "and proves all of it."
+                ),
+            )
+        )
+    refused = [
+        row for row in _loss_ledger(session, plan, rehearsal) if row["accepted"] is False and row["present_in_sample"]
+    ]
+    if refused:
+        names = ", ".join(row["property"] for row in refused)
+        found.append(
+            (
+                f"The target has no place for what the sample has: {names}. The import would be refused.",
+                f"Accept the loss in the migration file (accept_losses: [{names}]), or keep what can be kept.",
+            )
+        )
+    if held:
+        undo = "They are backed up before, and put back by `agui-migrate rollback`."
+        if not migration.backup.before_import:
+            undo = "Set backup.before_import to true: without it, what is overwritten cannot be put back."
+        found.append((f"The target holds {held:,} records already; those of the same ids are overwritten.", undo))
+    elif not migration.backup.before_import:
+        found.append(
+            (
+                "There will be no backup of the target (backup.before_import is false).",
+                "Leave it out, or back it up yourself.",
+            )
+        )
+    if migration.on_failure == "keep":
+        found.append(
+            (
+                "An import that fails leaves the target half written (on_failure: keep).",
+                "Run again to resume, or take it back with `agui-migrate rollback`.",
+            )
+        )
+    if not rehearsal.rounds:
+        found.append(
+            (
+                f"There is no measured timeline. {rehearsal.failure}",
+                "Plan the window from a rehearsal on a copy, or with the missing privilege granted.",
+            )
+        )
+    else:
+        found.append(
+            (
+                "The timeline is that of an hour: other load on the servers or this machine makes a run slower.",
+                "Plan the window by the upper end of the range, and rehearse at the same time of day.",
+            )
+        )
+    if rehearsal.left:
+        found.append((rehearsal.left, "Remove it by hand if no other rehearsal is to follow."))
+    found.append(
+        (
+            "The process, its machine or a server goes down during the run.",
+            "The same command resumes; at most one batch of each key range that was being written is written again.",
+        )
+    )
+    return [{"risk": risk, "mitigation": mitigation} for risk, mitigation in found]
