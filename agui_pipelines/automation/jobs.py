@@ -39,7 +39,7 @@ def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
         dg.define_asset_job(
             PLAN,
             selection=dg.AssetSelection.assets(migration_plan),
-            description="The plan as a document: strategy, timeline from a rehearsal, resources, risks. The next run takes it up.",
+            description="The plan as a document: strategy, timeline from a rehearsal, resources, risks. A run takes it up.",
             executor_def=dg.in_process_executor,
             config={"resources": {"migration": {"config": {"propose": True}}}},
         ),

@@ -19,8 +19,8 @@ from typing import Annotated, Any
 import typer
 
 from agui_pipelines import spec
+from agui_pipelines.cli import clock, output
 from agui_pipelines.cli import flags as flag_files
-from agui_pipelines.cli import output
 from agui_pipelines.cli.flags import Flags
 from agui_pipelines.errors import MigrationError, UsageError
 
@@ -125,8 +125,8 @@ def plan(
 ) -> None:
     """Plan a migration: strategy, timeline, resources, risks and what the route keeps, as a document.
 
-    The timeline is measured: samples of the source go through the whole pipeline into a scratch place beside the target, which is
-    removed afterwards. The next `run` takes the plan up.
+    The timeline is measured: samples of the source go through the whole pipeline into a scratch place beside the target,
+    which is removed afterwards. The next `run` takes the plan up.
     """
     from agui_pipelines.cli.plan import propose  # noqa: PLC0415
 
@@ -325,9 +325,11 @@ def _migration(file: str | None, given: Flags | None) -> tuple[spec.Migration, s
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: runs a command, prints what went wrong in sentences, and exits."""
+    own_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--debug" in arguments:  # accepted before and after the command
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+    clock.start(own_process=own_process)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding, or none, can say
             stream.reconfigure(errors="backslashreplace")

@@ -4,16 +4,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from agui_pipelines import spec
-from agui_pipelines.cli.home import dagster_home, open_instance, storage_told_of
+from agui_pipelines.cli import clock
+from agui_pipelines.cli.home import CONFIG, dagster_home, open_instance, storage_told_of
 from agui_pipelines.errors import MigrationError
 from agui_pipelines.expectations import worker
+from agui_pipelines.phases.timeline import Seconds
 from agui_pipelines.progress import Listener
 
 
@@ -65,6 +71,8 @@ def execute(
             **command_line.tags(migration.name, run_id),
         }
         home = dagster_home(migration.workspace_url)
+        if propose and rehearse:
+            run = dataclasses.replace(run, start_up=_around_steps(home))
         with storage_told_of(home), open_instance(home) as instance:
             command_line.conclude_dead_runs(instance, migration.name)
             try:
@@ -84,6 +92,18 @@ def execute(
             except DagsterExecutionInterruptedError:
                 # Dagster puts its own in place of our signal handlers while a step runs.
                 raise KeyboardInterrupt from None
+
+
+def _around_steps(home: Path) -> Seconds:
+    """What a run takes besides its phases, on an instance that is configured as the persisted one and soon removed."""
+    from agui_pipelines.automation.overhead import around_steps
+
+    before = clock.elapsed()
+    with tempfile.TemporaryDirectory(prefix="agui-rehearsal-") as folder:
+        if (home / CONFIG).exists():
+            shutil.copyfile(home / CONFIG, Path(folder) / CONFIG)
+        with open_instance(Path(folder)) as instance:
+            return around_steps(instance, before)
 
 
 @contextmanager

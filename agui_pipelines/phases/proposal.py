@@ -18,8 +18,9 @@ from agui_pipelines.phases.estimate import Taken, parts
 from agui_pipelines.phases.markdown import markdown
 from agui_pipelines.phases.plan import PHASE, Plan
 from agui_pipelines.phases.rehearse import Rehearsal, Round, rehearse
+from agui_pipelines.phases.risks import risks
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.strategy import Facts, Recommendation, recommend
+from agui_pipelines.phases.strategy import Facts, recommend
 from agui_pipelines.phases.timeline import (
     BETWEEN,
     START_UP,
@@ -62,6 +63,7 @@ def compose(session: Session, plan: Plan, rehearsal: Rehearsal, start_up: Second
     timeline = _timeline(session, plan, rehearsal, held, start_up)
     total = _seconds(timeline[TOTAL])
     undoing = _seconds(timeline["phases"].get("import"))
+    ledger = _loss_ledger(session, plan, rehearsal)
     recommended = recommend(facts, total, asked=migration.strategy, undoing=undoing)
     return {
         "format": FORMAT,
@@ -80,8 +82,8 @@ def compose(session: Session, plan: Plan, rehearsal: Rehearsal, start_up: Second
         "strategy": recommended.to_dict(),
         "timeline": timeline,
         "resources": _resources(session, plan, rehearsal),
-        "risks": _risks(session, plan, rehearsal, recommended, held),
-        "loss_ledger": _loss_ledger(session, plan, rehearsal),
+        "risks": risks(migration, recommended.chosen, rehearsal, ledger, held),
+        "loss_ledger": ledger,
         "ranges": [{"range": r.name, "keys": r.keys} for r in plan.ranges],
     }
 
@@ -198,82 +200,3 @@ def _loss_ledger(session: Session, plan: Plan, rehearsal: Rehearsal) -> list[dic
         }
         for name, verdict in plan.route.items()
     ]
-
-
-def _risks(
-    session: Session, plan: Plan, rehearsal: Rehearsal, chosen: Recommendation, held: int
-) -> list[dict[str, str]]:
-    """What can go wrong with this migration, each with what is done or to be done about it."""
-    migration = session.migration
-    found = [
-        (
-            "Writes that reach the source after they were exported are not in the target.",
-            (
-                "Stop the writers before the run. A validation that finds a difference says whether the source has changed since; "
-                "running again moves what differs."
-            ),
-        )
-    ]
-    if chosen.chosen != "big_bang":
-        found.append(
-            (
-                f"This version has no phase that carries a {chosen.chosen.replace('_', '-')} migration out by itself.",
-                (
-                    "Run the migration while writers go on, stop them, and run it again: the second run writes only what differs, "
-                    "and proves all of it."
-                ),
-            )
-        )
-    refused = [
-        row for row in _loss_ledger(session, plan, rehearsal) if row["accepted"] is False and row["present_in_sample"]
-    ]
-    if refused:
-        names = ", ".join(row["property"] for row in refused)
-        found.append(
-            (
-                f"The target has no place for what the sample has: {names}. The import would be refused.",
-                f"Accept the loss in the migration file (accept_losses: [{names}]), or keep what can be kept.",
-            )
-        )
-    if held:
-        undo = "They are backed up before, and put back by `agui-migrate rollback`."
-        if not migration.backup.before_import:
-            undo = "Set backup.before_import to true: without it, what is overwritten cannot be put back."
-        found.append((f"The target holds {held:,} records already; those of the same ids are overwritten.", undo))
-    elif not migration.backup.before_import:
-        found.append(
-            (
-                "There will be no backup of the target (backup.before_import is false).",
-                "Leave it out, or back it up yourself.",
-            )
-        )
-    if migration.on_failure == "keep":
-        found.append(
-            (
-                "An import that fails leaves the target half written (on_failure: keep).",
-                "Run again to resume, or take it back with `agui-migrate rollback`.",
-            )
-        )
-    if not rehearsal.rounds:
-        found.append(
-            (
-                f"There is no measured timeline. {rehearsal.failure}",
-                "Plan the window from a rehearsal on a copy, or with the missing privilege granted.",
-            )
-        )
-    else:
-        found.append(
-            (
-                "The timeline is that of an hour: other load on the servers or this machine makes a run slower.",
-                "Plan the window by the upper end of the range, and rehearse at the same time of day.",
-            )
-        )
-    if rehearsal.left:
-        found.append((rehearsal.left, "Remove it by hand if no other rehearsal is to follow."))
-    found.append(
-        (
-            "The process, its machine or a server goes down during the run.",
-            "The same command resumes; at most one batch of each key range that was being written is written again.",
-        )
-    )
-    return [{"risk": risk, "mitigation": mitigation} for risk, mitigation in found]
