@@ -11,7 +11,7 @@ hour. Nothing here measures or connects.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
@@ -41,10 +41,14 @@ class Parts:
         """For so many keys."""
         fixed = self.once + self.fixed
         return Seconds(
-            max(0.0, (self.fixed + self.per_key.low * keys) * (1 - DRIFT)),
+            (self.fixed + self.per_key.low * keys) * (1 - DRIFT),
             fixed + self.per_key.expected * keys,
             (fixed + self.per_key.high * keys) * (1 + DRIFT),
         )
+
+    def overlapping(self, ready: float, elapsed: float) -> Parts:
+        """Where what is done once is to wait for something that takes `ready` seconds, `elapsed` of which pass meanwhile."""
+        return replace(self, once=min(self.once, max(0.0, ready - elapsed)))
 
 
 def parts(first: Taken, rounds: Sequence[Taken]) -> Parts:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agui_pipelines import losses
-from agui_pipelines.phases.estimate import Taken, parts
+from agui_pipelines.phases.estimate import Parts, Taken, parts
 from agui_pipelines.phases.markdown import markdown
 from agui_pipelines.phases.plan import PHASE, Plan
 from agui_pipelines.phases.rehearse import Rehearsal, Round, rehearse
@@ -127,10 +127,16 @@ def _timeline(
         why = rehearsal.failure
         return {"measured": False, "why_not": why, "phases": {}, TOTAL: None, "rehearsal": rehearsal.to_dict()}
     phases = {PHASE: _listing(session, plan)} if PHASE in timings(session.ledger, plan.plan_id) else {}
+    started = start_up.expected / 2 if start_up else 0.0  # about half of it lies before the first phase
     for name in (*TIMED, BETWEEN):
         taken = [Taken(each.keys, each.seconds[name]) for each in rehearsal.rounds if name in each.seconds]
-        if taken:
-            phases[name] = _estimated(name, taken, rehearsal.rounds, plan.keys, held)
+        if not taken:
+            continue
+        found = parts(taken[0], taken[1:] or taken)
+        if name == "expect_exported":  # waits for its worker, which gets ready while a run plans and exports
+            elapsed = started + sum(seconds.expected for seconds in phases.values())
+            found = found.overlapping(rehearsal.suites_ready, elapsed)
+        phases[name] = _estimated(name, found, rehearsal.rounds, plan.keys, held)
     if start_up is not None:
         phases[START_UP] = start_up
     total = sum(phases.values(), start=Seconds(0.0, 0.0, 0.0))
@@ -149,9 +155,7 @@ def _listing(session: Session, plan: Plan) -> Seconds:
     return Seconds(took * 0.7, took, took * 1.3)
 
 
-def _estimated(name: str, taken: Sequence[Taken], rounds: Sequence[Round], keys: int, held: int) -> Seconds:
-    first, rest = taken[0], taken[1:] or taken
-    found = parts(first, rest)
+def _estimated(name: str, found: Parts, rounds: Sequence[Round], keys: int, held: int) -> Seconds:
     if name == "validate" and held:
         # It reads all that the target holds. How much of that a run is going to overwrite is not known here.
         each = max(1.0, sum(rounds[-1].records.values()) / rounds[-1].keys)

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from agui_pipelines import losses
 from agui_pipelines.errors import LockLostError, MigrationError
+from agui_pipelines.expectations import worker
 from agui_pipelines.keyspace import CATALOGUE, KeyRange, Span, after, range_names
 from agui_pipelines.ledger import Ledger
 from agui_pipelines.owner import Owner
@@ -67,6 +68,8 @@ class Round:
     target_bytes: int | None
     """What the sample takes in the target, where that can tell."""
     loss_ledger: list[dict[str, Any]]
+    suites_ready: float = 0.0
+    """See `Rehearsal`; of interest in the first round only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ class Rehearsal:
     """Why there is nothing to go by; empty if there is."""
     left: str = ""
     """What could not be removed afterwards; empty if everything was."""
+    suites_ready: float = 0.0
+    """Seconds after which the worker process that runs expectation suites had given its first answer."""
     peak_bytes: int | None = None
     """Resident memory of this process at its highest."""
 
@@ -87,8 +92,14 @@ class Rehearsal:
             for each in self.rounds
         ]
         for each in rounds:
-            del each["loss_ledger"]
-        return {"rounds": rounds, "failure": self.failure, "left": self.left, "peak_bytes": self.peak_bytes}
+            del each["loss_ledger"], each["suites_ready"]
+        return {
+            "rounds": rounds,
+            "failure": self.failure,
+            "left": self.left,
+            "suites_ready": round(self.suites_ready, 3),
+            "peak_bytes": self.peak_bytes,
+        }
 
 
 def rehearse(session: Session, plan: Plan, *, large: int = LARGE) -> Rehearsal:
@@ -116,7 +127,7 @@ def rehearse(session: Session, plan: Plan, *, large: int = LARGE) -> Rehearsal:
         return Rehearsal(failure=f"The rehearsal failed: {error.message} {error.why}".rstrip(), left=" ".join(left))
     finally:
         meter.finish()
-    return Rehearsal(tuple(rounds), left=" ".join(left), peak_bytes=_peak())
+    return Rehearsal(tuple(rounds), "", " ".join(left), rounds[0].suites_ready, _peak())
 
 
 def _sizes(large: int) -> Iterator[int]:
@@ -168,6 +179,7 @@ def _round(session: Session, plan: Plan, name: str, target: TargetConfig, keys: 
     began = time.monotonic()
     exported = export(scratch, sample, names)
     expect_exported(scratch, sample)
+    suites_ready = worker.age()
     transform(scratch, sample, names)
     expect_staged(scratch, sample)
     back_up(scratch, sample, names)
@@ -187,6 +199,7 @@ def _round(session: Session, plan: Plan, name: str, target: TargetConfig, keys: 
         workspace_bytes=session.workspace.used(f"{_FOLDER}/{name}"),
         target_bytes=stats.bytes,
         loss_ledger=report.loss_ledger,
+        suites_ready=suites_ready,
     )
 
 

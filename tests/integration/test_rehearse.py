@@ -66,4 +66,3 @@ def test_samples_of_two_sizes_go_through_every_phase_and_nothing_is_left(kind, m
     assert scratches(session) == {}
     assert session.workspace.names("rehearsals") == []
     assert held(opened, target) == {"mine": {"n": 1}}
-    print(*[r.seconds for r in found.rounds], sep="\n")
