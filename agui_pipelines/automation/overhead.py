@@ -3,8 +3,6 @@
 The job is one of the same shape: the same assets, partitions and checks, with nothing in them.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
