@@ -28,6 +28,8 @@ Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecut
 
 MIGRATE: Final = "migrate"
 """The job that runs the whole migration."""
+PLAN: Final = "plan"
+"""The job that makes a plan with its document."""
 
 OBSERVE_SECONDS: Final = 5.0
 """Each observation costs the event log about 10 ms, so there is one every few seconds and never one a batch."""
@@ -89,18 +91,16 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
     fresh: bool = False
     """Start over instead of resuming what an interrupted run has left."""
     dry_run: bool = False
-    propose: bool = False
-    """Write the plan's document, which takes a rehearsal on samples, into a scratch place beside the target."""
     rehearse: bool = True
-    """Whether that rehearsal is made; without it, the document has no timeline."""
+    """Of the job `plan`: whether it moves samples into a scratch place beside the target. Otherwise there is no timeline."""
 
-    def create_resource(self, context: dg.InitResourceContext) -> MigrationRun:  # noqa: ARG002 - the factory's signature
+    def create_resource(self, context: dg.InitResourceContext) -> MigrationRun:
         with reported():
             return MigrationRun(
                 spec.load(self.migration_file or None),
                 dry_run=self.dry_run,
                 fresh=self.fresh,
-                propose=self.propose,
+                propose=_job(context) == PLAN,
                 rehearse=self.rehearse,
             )
 
@@ -108,14 +108,19 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[MigrationRun, None, None]:
         """A run of the whole migration writes alone from its first step on, so that a second one is refused at once.
 
+        So does a rehearsal, which would measure what another one writes.
         All its steps run in one process, in which Dagster makes the resource once.
         """
         run = self.create_resource(context)
         with ExitStack() as stack:
-            if context.run is not None and context.run.job_name == MIGRATE and not self.dry_run:
+            if _job(context) in (MIGRATE, PLAN) and not self.dry_run:
                 with reported():
                     stack.enter_context(Session.open(run.migration).exclusive())
             yield run
+
+
+def _job(context: dg.InitResourceContext) -> str:
+    return context.run.job_name if context.run is not None else ""
 
 
 @contextmanager

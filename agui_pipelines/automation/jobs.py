@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dagster as dg
 
-from agui_pipelines.resources import MIGRATE
+from agui_pipelines.resources import MIGRATE, PLAN
 from assets.plan import migration_plan
 from assets.preview import import_preview
 from assets.rollback import target_rollback
 from assets.validate import validation_report
 
 DRY_RUN = "dry_run"
-PLAN = "plan"
 VALIDATE = "validate"
 AFTER_RUN = "agui/rollback_of"
 """Tag of a rollback: the run that it undoes."""
@@ -41,7 +40,6 @@ def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
             selection=dg.AssetSelection.assets(migration_plan),
             description="The plan as a document: strategy, timeline from a rehearsal, resources, risks. A run takes it up.",
             executor_def=dg.in_process_executor,
-            config={"resources": {"migration": {"config": {"propose": True}}}},
         ),
         dg.define_asset_job(
             DRY_RUN,

@@ -17,7 +17,7 @@ from agui_pipelines.losses import FORM, MEANING
 from agui_pipelines.phases.plan import is_begun
 from agui_pipelines.phases.rollback import Aftermath, after_failure
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.timeline import side_by_side
+from agui_pipelines.phases.timeline import AROUND, side_by_side
 from agui_pipelines.phases.validate import SAMPLE_PHASE, report_name
 
 
@@ -168,6 +168,8 @@ def _print_times(phases: dict[str, Any], timeline: dict[str, Any] | None) -> Non
         )
     if timeline and "total" in timeline:
         total = timeline["total"]
+        around = next(row for row in timeline["phases"] if row["phase"] == AROUND)
+        output.say(f"  {'Around':<13}{around['actual']:>8.1f} s {'':>12}{_estimate(around)}")
         output.say(f"  {'The whole run':<13}{total['actual']:>8.1f} s {'':>12}{_estimate(total)}")
     if timeline and timeline["resumed"]:
         output.say("  Part of it had been done by an earlier run, and is not in these times.")

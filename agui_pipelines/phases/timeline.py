@@ -30,6 +30,8 @@ BETWEEN: Final = "between"
 """What a run does between those: looking for ids that fall together, checksums, the ledger."""
 START_UP: Final = "start_up"
 """Until the first phase begins, and what Dagster does around the steps."""
+AROUND: Final = "around"
+"""Both of these together."""
 TOTAL: Final = "total"
 
 
@@ -91,6 +93,10 @@ def side_by_side(
     resumed = _resumed(ledger, plan_id)
     result: dict[str, Any] = {"phases": rows, "resumed": resumed}
     if total_seconds is not None:
+        # What lies between the phases cannot be told from what lies around them.
+        around = [estimated[name] for name in (BETWEEN, START_UP) if name in estimated]
+        summed = {key: round(sum(each[key] for each in around), 1) for key in ("low", "expected", "high")}
+        rows.append(_row(AROUND, summed, max(0.0, total_seconds - sum(actual.values()))))
         result[TOTAL] = _row(TOTAL, values["timeline"][TOTAL], total_seconds)
     return result
 

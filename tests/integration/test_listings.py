@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 
 import pytest
 
@@ -123,8 +124,6 @@ def test_a_file_is_scanned_again_only_if_it_has_changed(migration, target, tmp_p
 
 
 def test_a_source_that_cannot_tell_is_scanned_again(migration, target, tmp_path):
-    import sqlite3
-
     path = tmp_path / "states.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE s (id TEXT, data TEXT)")
