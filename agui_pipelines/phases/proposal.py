@@ -128,15 +128,14 @@ def _timeline(
         return {"measured": False, "why_not": why, "phases": {}, TOTAL: None, "rehearsal": rehearsal.to_dict()}
     phases = {PHASE: _listing(session, plan)} if PHASE in timings(session.ledger, plan.plan_id) else {}
     started = start_up.expected / 2 if start_up else 0.0  # about half of it lies before the first phase
-    for name in (*TIMED, BETWEEN):
-        taken = [Taken(each.keys, each.seconds[name]) for each in rehearsal.rounds if name in each.seconds]
-        if not taken:
-            continue
-        found = parts(taken[0], taken[1:] or taken)
+    found = _parts(rehearsal.rounds)
+    for name, its in found.items():
         if name == "expect_exported":  # waits for its worker, which gets ready while a run plans and exports
             elapsed = started + sum(seconds.expected for seconds in phases.values())
-            found = found.overlapping(rehearsal.suites_ready, elapsed)
-        phases[name] = _estimated(name, found, rehearsal.rounds, plan.keys, held)
+            phases[name] = its.overlapping(rehearsal.suites_ready, elapsed).of(plan.keys)
+        else:
+            phases[name] = its.of(plan.keys)
+    _add_what_is_there(phases, found, rehearsal.rounds[-1], plan.keys, held)
     if start_up is not None:
         phases[START_UP] = start_up
     total = sum(phases.values(), start=Seconds(0.0, 0.0, 0.0))
@@ -155,16 +154,26 @@ def _listing(session: Session, plan: Plan) -> Seconds:
     return Seconds(took * 0.7, took, took * 1.3)
 
 
-def _estimated(name: str, found: Parts, rounds: Sequence[Round], keys: int, held: int) -> Seconds:
-    if name == "validate" and held:
-        # It reads all that the target holds. How much of that a run is going to overwrite is not known here.
-        each = max(1.0, sum(rounds[-1].records.values()) / rounds[-1].keys)
-        more = found.of(keys + round(held / each))
-        return Seconds(found.of(keys).low, more.expected, more.high)
-    if name == "backup" and held:
-        reading = found.per_key.high * min(keys, held)
-        return found.of(keys) + Seconds(0.0, reading / 2, reading)
-    return found.of(keys)
+def _parts(rounds: Sequence[Round]) -> dict[str, Parts]:
+    """Of each phase, in order; the first round is the one that is not measured by."""
+    found = {}
+    for name in (*TIMED, BETWEEN):
+        taken = [Taken(each.keys, each.seconds[name]) for each in rounds if name in each.seconds]
+        if taken:
+            found[name] = parts(taken[0], taken[1:] or taken)
+    return found
+
+
+def _add_what_is_there(
+    phases: dict[str, Seconds], found: Mapping[str, Parts], sample: Round, keys: int, held: int
+) -> None:
+    """A validation reads all that the target holds, a backup what has ids of the source: how much that is is not known."""
+    there = round(held * sample.keys / max(1, sum(sample.records.values())))
+    if there:
+        read = found["validate"].per_key
+        phases["validate"] += Seconds(0.0, read.expected * there, read.high * there)
+        copied = found["export"].per_key.high * min(keys, there)
+        phases["backup"] += Seconds(0.0, copied / 2, copied)
 
 
 def _seconds(values: Mapping[str, float] | None) -> Seconds | None:

@@ -132,12 +132,12 @@ def test_a_rehearsal_that_breaks_off_leaves_nothing_behind(kind, migration, plac
 
 def test_a_phase_that_fails_on_a_sample_is_told_as_the_reason(migration, places):
     source, target = places("postgresql")
-    transforms = [{"rename_ids": {"pattern": "state-.*", "template": "one"}}]
+    transforms = [{"rename_ids": {"pattern": "(?P<kind>[a-z]+)-.*", "template": "{kind}"}}]
     session = migration(source=source, target=target, transforms=transforms).session()
 
     found = rehearsed(session)
 
-    assert "'one'" in found.failure
+    assert "'state'" in found.failure
     assert scratches(session) == {}
 
 
