@@ -4,7 +4,6 @@ The job is one of the same shape: the same assets, partitions and checks, with n
 """
 
 import time
-from typing import Any
 
 import dagster as dg
 
@@ -49,11 +48,9 @@ def _assets() -> list[dg.AssetsDefinition]:
 
 
 def _empty(real: dg.AssetsDefinition, deps: list[dg.AssetsDefinition]) -> dg.AssetsDefinition:
-    options: dict[str, Any] = {}
-    if real.partitions_def is not None:
-        options = {"partitions_def": real.partitions_def, "backfill_policy": dg.BackfillPolicy.single_run()}
+    policy = dg.BackfillPolicy.single_run() if real.partitions_def is not None else None
 
-    @dg.asset(name=real.key.to_user_string(), deps=deps, **options)
+    @dg.asset(name=real.key.to_user_string(), deps=deps, partitions_def=real.partitions_def, backfill_policy=policy)
     def empty(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         if real in _CHECKED:  # those tell something of each partition
             for name in context.partition_keys:

@@ -7,12 +7,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from agui_pipelines import spec
 from agui_pipelines.cli import clock
@@ -21,6 +21,11 @@ from agui_pipelines.errors import MigrationError
 from agui_pipelines.expectations import worker
 from agui_pipelines.phases.timeline import Seconds
 from agui_pipelines.progress import Listener
+from agui_pipelines.staging.workspace import make_private
+
+_SCRATCH: Final = ".dagster"
+_LOCAL: Final = "telemetry: {enabled: false}\nstorage: {sqlite: {base_dir: storage}}\n"
+"""Of an instance that writes nowhere but in its own folder, whatever that of the user is configured to do."""
 
 
 def execute(
@@ -95,13 +100,13 @@ def execute(
 
 
 def _around_steps(home: Path) -> Seconds:
-    """What a run takes besides its phases, on an instance that is configured as the persisted one and soon removed."""
+    """What a run takes besides its phases, on an instance of its own on the same disk, which is soon removed."""
     from agui_pipelines.automation.overhead import around_steps
 
     before = clock.elapsed()
-    with tempfile.TemporaryDirectory(prefix="agui-rehearsal-") as folder:
-        if (home / CONFIG).exists():
-            shutil.copyfile(home / CONFIG, Path(folder) / CONFIG)
+    make_private(home / _SCRATCH)
+    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=home / _SCRATCH) as folder:
+        (Path(folder) / CONFIG).write_text(_LOCAL, "utf-8")
         with open_instance(Path(folder)) as instance:
             return around_steps(instance, before)
 

@@ -89,8 +89,11 @@ def compose(session: Session, plan: Plan, rehearsal: Rehearsal, start_up: Second
 
 
 def _facts(session: Session, plan: Plan, rehearsal: Rehearsal) -> Facts:
-    """What is known without an assessment: the catalogue's weights, or what the sample weighs."""
+    """What the newest assessment says, if there is one; else the catalogue's weights, or what the sample weighs."""
+    assessed = _assessed(session)
     size = _weighed(session, plan)
+    if size is None:
+        size = assessed.get("document_bytes")
     if size is None and rehearsal.rounds:
         largest = max(rehearsal.rounds, key=lambda each: each.keys)
         size = round(largest.bytes / largest.keys * plan.keys)
@@ -98,9 +101,23 @@ def _facts(session: Session, plan: Plan, rehearsal: Rehearsal) -> Facts:
     return Facts(
         keys=plan.keys,
         bytes=size,
+        updates=_updates(assessed),
         availability=getattr(requirements, "availability", None),
         ranges=sum(1 for r in plan.ranges if r.keys),
     )
+
+
+def _assessed(session: Session) -> Mapping[str, Any]:
+    """The public form of the newest assessment of this migration file; empty if there is none."""
+    entry = session.ledger.last("assess", basis=session.migration.fingerprint)
+    found: Mapping[str, Any] = entry.outputs.get("public", {}) if entry else {}
+    return found
+
+
+def _updates(assessed: Mapping[str, Any]) -> float | None:
+    """Writes in a second: while the source was watched or since it has been counting, whichever is more."""
+    usage = assessed.get("usage", {})
+    return max((usage[name] for name in ("writes", "writes_since") if usage.get(name) is not None), default=None)
 
 
 def _weighed(session: Session, plan: Plan) -> int | None:
