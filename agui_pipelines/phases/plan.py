@@ -120,7 +120,7 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
         if existing and not _of_these(existing, source, target):
             existing = None
         begun = existing is not None and is_begun(session.ledger, existing.plan_id)
-        if existing and _still_serves(session, source, existing) and (begun or _is_known(source)):
+        if existing and _still_serves(session, source, existing) and (begun or lists_again_only_if_changed(source)):
             return existing
         if begun:  # what was exported of a spool that serves no longer belongs to no other
             existing = None
@@ -189,8 +189,8 @@ def open_plan(session: Session, purpose: Purpose = "migrate") -> Plan | None:
         return found if _of_these(found, source, target) else None
 
 
-def _is_known(source: Reader) -> bool:
-    """Whether a source can tell, by a fingerprint, that it is what was scanned."""
+def lists_again_only_if_changed(source: Reader) -> bool:
+    """Whether a source can tell, by a fingerprint, that it is what was scanned, so that it need not be scanned again."""
     return isinstance(source, Spooled) and source.tells_changes
 
 

@@ -71,9 +71,10 @@ def document(workspace: Workspace, plan_id: str) -> dict[str, Any] | None:
     return values
 
 
-def timings(ledger: Ledger, plan_id: str) -> dict[str, float]:
-    """Seconds of each unit of `TIMED`, when it was last run under a plan."""
-    found = {entry.unit: float(entry.outputs["seconds"]) for entry in ledger.entries(phase="timing", plan_id=plan_id)}
+def timings(ledger: Ledger, plan_id: str, *, after: str = "") -> dict[str, float]:
+    """Seconds of each unit of `TIMED`, when it was last run under a plan, after a moment (RFC 3339) if one is given."""
+    entries = [entry for entry in ledger.entries(phase="timing", plan_id=plan_id) if entry.at > after]
+    found = {entry.unit: float(entry.outputs["seconds"]) for entry in entries}
     return {unit: found[unit] for unit in TIMED if unit in found}
 
 
@@ -88,7 +89,7 @@ def side_by_side(
     if values is None or not values["timeline"]["measured"]:
         return None
     estimated: Mapping[str, dict[str, float]] = values["timeline"]["phases"]
-    actual = timings(ledger, plan_id)
+    actual = timings(ledger, plan_id, after=values["written_at"])  # the plan's own listing is none of the run's
     rows = [_row(name, estimated.get(name), actual.get(name)) for name in TIMED if name in estimated or name in actual]
     resumed = _resumed(ledger, plan_id)
     result: dict[str, Any] = {"phases": rows, "resumed": resumed}

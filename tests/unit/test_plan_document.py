@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import sleep
 from types import SimpleNamespace
 
 import orjson
@@ -19,7 +20,8 @@ SECONDS = {"low": 8.0, "expected": 10.0, "high": 12.0}
 VALUES = {
     "plan_id": "plan-1",
     "migration": "m",
-    "made_at": "2026-11-22T10:00:00+00:00",
+    "made_at": "2026-11-22T10:00:00.000+00:00",
+    "written_at": "2026-11-22T10:01:00.000+00:00",
     "source": {"place": "files below /a|b`c", "server": "Linux file system"},
     "target": {"place": "redis://host/0, keys p|*", "server": "Redis 8", "records_already_there": 12_345},
     "volume": {"keys": 1_000, "bytes": None},
@@ -94,6 +96,9 @@ def test_every_part_is_there() -> None:
 
 def test_what_was_planned_and_what_it_took_stand_side_by_side(planned) -> None:
     workspace, ledger = planned
+    entry = ledger.record(Entry("timing", "plan-1", "validate", outputs={"seconds": 99.0}))
+    workspace.write(document_name("plan-1"), orjson.dumps({**VALUES, "written_at": entry.at}))
+    sleep(0.01)  # entries are told apart by milliseconds
     for unit, seconds in (("plan", 9.0), ("export", 30.0), ("export", 20.0), ("recheck", 1.0)):
         time(ledger, unit, seconds)
 
