@@ -26,6 +26,7 @@ from compare import Bench, migration_text
 
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
 from agui_pipelines.embedded.workload import fill
+from agui_pipelines.phases.markdown import markdown
 
 WITHIN = 0.3
 
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--text-bytes", type=int, default=750, help="sets the size of a state; 750 gives about 1 KB")
+    parser.add_argument("--show", action="store_true", help="print the plan's document too")
     options = parser.parse_args()
     with EmbeddedRedis() as source, EmbeddedPostgres() as target, tempfile.TemporaryDirectory() as home:
         shutil.copy(Path(__file__).parents[1] / "dagster.yaml", home)
@@ -79,6 +81,8 @@ def main() -> None:
                 planned, planning = command("plan", file, Path(home))
                 result, took = command("run", file, Path(home))
             bench.require_complete(database, "command")
+            if options.show:
+                print(f"\n{markdown(planned)}")
             print(f"\nround {number}: planned in {planning:.1f} s\n\n{table(planned, result, took)}", flush=True)
     print(
         f"\n{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"

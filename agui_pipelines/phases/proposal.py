@@ -48,7 +48,9 @@ def propose(
     existing = document(session.workspace, plan.plan_id)
     if existing is not None:
         return existing
-    rehearsal = rehearse(session, plan) if rehearsing else Rehearsal(failure=NOT_REHEARSED)
+    rehearsal = Rehearsal(failure=NOT_REHEARSED)
+    if rehearsing:
+        rehearsal = rehearse(session, plan, size=_known_bytes(session, plan))
     values = compose(session, plan, rehearsal, start_up)
     session.workspace.write(document_name(plan.plan_id, "md"), markdown(values).encode())
     content = orjson.dumps(values, option=orjson.OPT_INDENT_2)
@@ -91,11 +93,8 @@ def compose(session: Session, plan: Plan, rehearsal: Rehearsal, start_up: Second
 
 
 def _facts(session: Session, plan: Plan, rehearsal: Rehearsal) -> Facts:
-    """What the newest assessment says, if there is one; else the catalogue's weights, or what the sample weighs."""
-    assessed = _assessed(session)
-    size = _weighed(session, plan)
-    if size is None:
-        size = assessed.get("document_bytes")
+    """What the catalogue's weights, the newest assessment or else the sample say."""
+    size = _known_bytes(session, plan)
     if size is None and rehearsal.rounds:
         largest = max(rehearsal.rounds, key=lambda each: each.keys)
         size = round(largest.bytes / largest.keys * plan.keys)
@@ -103,10 +102,15 @@ def _facts(session: Session, plan: Plan, rehearsal: Rehearsal) -> Facts:
     return Facts(
         keys=plan.keys,
         bytes=size,
-        updates=_updates(assessed),
+        updates=_updates(_assessed(session)),
         availability=getattr(requirements, "availability", None),
         ranges=sum(1 for r in plan.ranges if r.keys),
     )
+
+
+def _known_bytes(session: Session, plan: Plan) -> int | None:
+    weighed = _weighed(session, plan)
+    return _assessed(session).get("document_bytes") if weighed is None else weighed
 
 
 def _assessed(session: Session) -> Mapping[str, Any]:

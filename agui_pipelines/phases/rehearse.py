@@ -44,9 +44,9 @@ from agui_pipelines.stores.scratch import Scratches, is_left, new_name, remove_l
 
 PHASE: Final = "rehearse"
 LARGE: Final = 10_000
-"""Keys of the larger sample, of which the smaller one has a tenth, and the first one of all a tenth of that."""
+"""Keys of the larger sample, of which the smaller one has a tenth, and the first one of all a thousandth."""
 SAMPLE_BYTES: Final = 256 * 1024 * 1024
-"""What the larger sample may hold at most, about; the first round tells how large states are."""
+"""What a sample may hold at most, about. Of a source that does not tell, the first round tells how large states are."""
 
 _FOLDER: Final = "rehearsals"
 _OWNER: Final = "owner.json"
@@ -102,8 +102,11 @@ class Rehearsal:
         }
 
 
-def rehearse(session: Session, plan: Plan, *, large: int = LARGE) -> Rehearsal:
-    """Move samples of a plan's keys into scratch places, a round each. What is in the way is told, not raised."""
+def rehearse(session: Session, plan: Plan, *, large: int = LARGE, size: int | None = None) -> Rehearsal:
+    """Move samples of a plan's keys into scratch places, a round each. What is in the way is told, not raised.
+
+    `size`: bytes of all documents together, if that is known.
+    """
     if not plan.keys:
         return Rehearsal(failure="The source is empty, so there is nothing to rehearse with.")
     rounds: list[Round] = []
@@ -115,7 +118,7 @@ def rehearse(session: Session, plan: Plan, *, large: int = LARGE) -> Rehearsal:
             retried(session, meter, partial(remove_left, places))
             _remove_left_workspaces(session)
             for keys in _sizes(min(large, plan.keys)):
-                most = _most(rounds, keys)
+                most = _most(keys, rounds, (size or 0) / plan.keys)
                 if rounds and most < keys and any(each.keys == most for each in rounds[1:]):
                     continue
                 with _scratch(session, places, left) as (name, config):
@@ -133,16 +136,14 @@ def rehearse(session: Session, plan: Plan, *, large: int = LARGE) -> Rehearsal:
 def _sizes(large: int) -> Iterator[int]:
     """Keys of each round: a first one that is not measured by, then both sizes twice, in turn."""
     small = max(1, large // 10)
-    yield max(1, small // 10)
+    yield max(1, large // 1000)
     yield from (small, large, small, large)
 
 
-def _most(rounds: list[Round], keys: int) -> int:
-    """`keys`, or as many as do not hold too much, as far as the rounds before can tell."""
-    if not rounds or not rounds[-1].bytes:
-        return keys
-    each = max(r.bytes / r.keys for r in rounds)
-    return max(1, min(keys, int(SAMPLE_BYTES / each)))
+def _most(keys: int, rounds: list[Round], each: float) -> int:
+    """`keys`, or as many as do not hold too much, if one holds `each` bytes or what it held in the rounds before."""
+    each = max([each, *(r.bytes / r.keys for r in rounds)])
+    return max(1, min(keys, int(SAMPLE_BYTES / each))) if each else keys
 
 
 @contextmanager
