@@ -63,8 +63,8 @@ def parts(first: Taken, rounds: Sequence[Taken]) -> Parts:
             max(0.0, (fmean(of_large) - fmean(of_small)) / more),
             max(0.0, (max(of_large) - min(of_small)) / more),
         )
-    else:
-        per_key = Seconds(0.0, 0.0, 0.0)
+    else:  # which part is which cannot be told: all of it may be that of the keys
+        per_key = Seconds(min(of_small) / small, fmean(of_small) / small, max(of_small) / small)
     fixed = max(0.0, fmean(of_small) - per_key.expected * small)
     once = max(0.0, first.seconds - fixed - per_key.expected * first.keys)
     return Parts(once, fixed, per_key)

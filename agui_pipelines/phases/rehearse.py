@@ -48,6 +48,8 @@ LARGE: Final = 10_000
 SAMPLE_BYTES: Final = 256 * 1024 * 1024
 """What a sample may hold at most, about. Of a source that does not tell, the first round tells how large states are."""
 
+_ROUNDS: Final = 5
+"""A first one that is not measured by, then both sizes twice, in turn."""
 _FOLDER: Final = "rehearsals"
 _OWNER: Final = "owner.json"
 _ALL_KEYS: Final = 1_000_000
@@ -117,13 +119,16 @@ def rehearse(session: Session, plan: Plan, *, large: int = LARGE, size: int | No
         with scratch_places(session.migration.target, session.migration.folder) as places:
             retried(session, meter, partial(remove_left, places))
             _remove_left_workspaces(session)
-            for keys in _sizes(min(large, plan.keys)):
-                most = _most(keys, rounds, (size or 0) / plan.keys)
-                if rounds and most < keys and any(each.keys == most for each in rounds[1:]):
-                    continue
+            large, each = min(large, plan.keys), (size or 0) / plan.keys
+            sizes = [_most(max(1, large // 1000), rounds, each)]
+            for number in range(_ROUNDS):
+                if number == 1:  # by now it is known how large states are
+                    large = _most(large, rounds, each)
+                    small = max(1, large // 10)
+                    sizes += [small, large, small, large]
                 with _scratch(session, places, left) as (name, config):
-                    rounds.append(_round(session, plan, name, config, most))
-                meter.add(most, rounds[-1].bytes)
+                    rounds.append(_round(session, plan, name, config, sizes[number]))
+                meter.add(sizes[number], rounds[-1].bytes)
     except LockLostError:
         raise
     except MigrationError as error:
@@ -131,13 +136,6 @@ def rehearse(session: Session, plan: Plan, *, large: int = LARGE, size: int | No
     finally:
         meter.finish()
     return Rehearsal(tuple(rounds), "", " ".join(left), rounds[0].suites_ready, _peak())
-
-
-def _sizes(large: int) -> Iterator[int]:
-    """Keys of each round: a first one that is not measured by, then both sizes twice, in turn."""
-    small = max(1, large // 10)
-    yield max(1, large // 1000)
-    yield from (small, large, small, large)
 
 
 def _most(keys: int, rounds: list[Round], each: float) -> int:

@@ -202,3 +202,19 @@ def test_a_scanned_source_is_rehearsed_from_its_spool(migration, config, tmp_pat
 
     assert found.failure == ""
     assert [r.records["state"] for r in found.rounds] == [1, 4, 40, 4, 40]
+
+
+def test_large_documents_make_samples_smaller(migration, config, opened, monkeypatch):
+    source = config("postgresql", "source")
+    store = opened(source)
+    store.prepare()
+    for number in range(30):
+        store.set_state(f"state-{number:02}", json.dumps({"text": str(number) * 500}).encode())
+    session = migration(source=source, target=config("file", "target")).session()
+    monkeypatch.setattr(rehearse_module, "SAMPLE_BYTES", 10_000)
+
+    found = rehearse(session, plan(session), large=30)
+
+    assert found.failure == ""
+    assert max(r.bytes for r in found.rounds) <= 12_000
+    assert max(r.keys for r in found.rounds) < 30

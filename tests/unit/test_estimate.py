@@ -68,3 +68,9 @@ def test_one_size_alone_is_taken_as_it_is() -> None:
     found = parts(Taken(1, 3.0), [Taken(1, 2.0), Taken(1, 2.0)])
 
     assert found.of(1).expected == pytest.approx(3.0)
+
+
+def test_one_size_of_few_of_many_keys_is_taken_to_be_the_keys() -> None:
+    found = parts(Taken(1, 2.0), [Taken(1, 2.0), Taken(1, 2.0)])
+
+    assert found.of(1_000).expected == pytest.approx(2_000.0)
