@@ -64,6 +64,7 @@ class Plan:
     created_at: str = ""
     """When this listing was made, RFC 3339."""
     resumed: bool = False
+    """Whether this listing was made by an earlier run, so that what has been done under it is not done again."""
 
     @property
     def listing_id(self) -> str:
