@@ -26,6 +26,7 @@ from agui_pipelines.keyspace import KeyRange, Span, cut, ranges_as_text, ranges_
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.timeline import document_name
 from agui_pipelines.ports import Reader, Store
 from agui_pipelines.sources.spooled import Spooled
 from agui_pipelines.staging.spool import remove_spool, spools
@@ -121,7 +122,11 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
         if existing and not _of_these(existing, source, target):
             existing = None
         begun = existing is not None and is_begun(session.ledger, existing.plan_id)
-        if existing and _still_serves(session, source, existing) and (begun or lists_again_only_if_changed(source)):
+        if (
+            existing
+            and _still_serves(session, source, existing)
+            and (begun or _is_as_listed(session, source, existing))
+        ):
             return existing
         if begun:  # what was exported of a spool that serves no longer belongs to no other
             existing = None
@@ -188,6 +193,17 @@ def open_plan(session: Session, purpose: Purpose = "migrate") -> Plan | None:
         return None
     with session.source() as source, session.target() as target:
         return found if _of_these(found, source, target) else None
+
+
+def _is_as_listed(session: Session, source: Reader, found: Plan) -> bool:
+    """Whether the source need not be listed again, although nothing has been exported yet.
+
+    One that can only be scanned has been read as a whole for it. If that was by a run that ended early, it is not done again;
+    a plan that was made for its document may be carried out long after.
+    """
+    if lists_again_only_if_changed(source):
+        return True
+    return isinstance(source, Spooled) and not session.workspace.has(document_name(found.plan_id))
 
 
 def lists_again_only_if_changed(source: Reader) -> bool:

@@ -11,6 +11,7 @@ from agui_pipelines.errors import StagingError
 from agui_pipelines.phases.export import export, exported
 from agui_pipelines.phases.leftovers import remove_leftovers
 from agui_pipelines.phases.plan import current, open_plan, plan
+from agui_pipelines.phases.proposal import propose
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.phases.validate import require_passed
 from agui_pipelines.staging.spool import spools
@@ -123,7 +124,7 @@ def test_a_file_is_scanned_again_only_if_it_has_changed(migration, target, tmp_p
     assert spools(move.session().workspace) == [outcome.plan.listing_id]
 
 
-def test_a_source_that_cannot_tell_is_scanned_again(migration, target, tmp_path):
+def test_a_source_that_cannot_tell_is_scanned_again_when_its_plan_is_carried_out(migration, target, tmp_path):
     path = tmp_path / "states.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE s (id TEXT, data TEXT)")
@@ -131,6 +132,7 @@ def test_a_source_that_cannot_tell_is_scanned_again(migration, target, tmp_path)
     source = {"type": "sqlite", "path": str(path), "table": "s", "id": "id", "data": "data"}
     move = migration(source=source, target=target.config)
     first = plan(move.session())
+    propose(move.session(), first, rehearsing=False)
     with sqlite3.connect(path) as connection:
         connection.execute("INSERT INTO s VALUES ('b', '{}')")
 
