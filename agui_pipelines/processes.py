@@ -9,8 +9,23 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
+
+_LOADED: Final = time.monotonic()
+_STARTED: Final = 19
+"""Field of ``/proc/self/stat`` after the name: clock ticks from the machine's start to that of the process."""
+
+
+def age() -> float:
+    """Seconds since this process was started; where that is not told, since it loaded this module."""
+    try:
+        fields = Path("/proc/self/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_STARTED]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.monotonic() - _LOADED
 
 
 def start(module: str) -> subprocess.Popen[bytes]:

@@ -21,12 +21,15 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.plan import Plan, Purpose, current
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import LOCK_LOST, standing
+from agui_pipelines.phases.timeline import Seconds
 from agui_pipelines.progress import Listener, Progress, silent
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
 
 MIGRATE: Final = "migrate"
 """The job that runs the whole migration."""
+PLAN: Final = "plan"
+"""The job that makes a plan with its document."""
 
 OBSERVE_SECONDS: Final = 5.0
 """Each observation costs the event log about 10 ms, so there is one every few seconds and never one a batch."""
@@ -42,6 +45,12 @@ class MigrationRun:
     sample: int = 0
     """Ids that a validation compares, chosen at random by `seed`; all unless given."""
     seed: int | None = None
+    propose: bool = False
+    """Whether the plan is to have a document."""
+    rehearse: bool = True
+    """Whether the document's timeline is to be measured."""
+    start_up: Seconds | None = None
+    """What a run takes before its first phase and around its steps, if whoever started this one knows it."""
     listener: Listener = silent
 
     def cut_into(self, ranges: int) -> MigrationRun:
@@ -82,23 +91,36 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
     fresh: bool = False
     """Start over instead of resuming what an interrupted run has left."""
     dry_run: bool = False
+    rehearse: bool = True
+    """Of the job `plan`: whether it moves samples into a scratch place beside the target. Otherwise there is no timeline."""
 
-    def create_resource(self, context: dg.InitResourceContext) -> MigrationRun:  # noqa: ARG002 - the factory's signature
+    def create_resource(self, context: dg.InitResourceContext) -> MigrationRun:
         with reported():
-            return MigrationRun(spec.load(self.migration_file or None), dry_run=self.dry_run, fresh=self.fresh)
+            return MigrationRun(
+                spec.load(self.migration_file or None),
+                dry_run=self.dry_run,
+                fresh=self.fresh,
+                propose=_job(context) == PLAN,
+                rehearse=self.rehearse,
+            )
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[MigrationRun, None, None]:
         """A run of the whole migration writes alone from its first step on, so that a second one is refused at once.
 
+        So does a rehearsal, which would measure what another one writes.
         All its steps run in one process, in which Dagster makes the resource once.
         """
         run = self.create_resource(context)
         with ExitStack() as stack:
-            if context.run is not None and context.run.job_name == MIGRATE and not self.dry_run:
+            if _job(context) in (MIGRATE, PLAN) and not self.dry_run:
                 with reported():
                     stack.enter_context(Session.open(run.migration).exclusive())
             yield run
+
+
+def _job(context: dg.InitResourceContext) -> str:
+    return context.run.job_name if context.run is not None else ""
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -11,6 +11,7 @@ from agui_pipelines.expectations.runner import SuiteReport
 from agui_pipelines.phases.backup import Backup
 from agui_pipelines.phases.export import RangeReport, SnapshotReport
 from agui_pipelines.phases.import_ import ImportReport
+from agui_pipelines.phases.markdown import markdown
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.preflight import Preflight
 from agui_pipelines.phases.preview import PreviewReport
@@ -42,7 +43,8 @@ def of_assessment(found: Preflight) -> Metadata:
     }
 
 
-def of_plan(plan: Plan) -> Metadata:
+def of_plan(plan: Plan, document: Mapping[str, Any] | None = None) -> Metadata:
+    """`document`: that of the plan, if it has one."""
     rows = [
         {"range": r.name, "keys": r.keys, "weight": r.weight, "from": _text(r.lower), "below": _text(r.upper)}
         for r in plan.ranges
@@ -56,6 +58,7 @@ def of_plan(plan: Plan) -> Metadata:
         "migration_context": plan.context_id,
         "key_ranges": _table(rows),
         "route": _table([{"property": name, "verdict": verdict} for name, verdict in plan.route.items()]),
+        **({"plan": dg.MetadataValue.md(markdown(document))} if document else {}),
     }
 
 

@@ -3,6 +3,8 @@
 import dagster as dg
 
 from agui_pipelines.phases.plan import plan
+from agui_pipelines.phases.proposal import propose
+from agui_pipelines.phases.timeline import document
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
 from assets.assess import source_assessment
@@ -21,8 +23,12 @@ def migration_plan(
 ) -> dg.MaterializeResult[None]:
     """The source's keys, sorted on disk and cut into key ranges of equal weight.
 
-    Both ends are connected to and checked first. An interrupted run's plan is taken up again unless `fresh` is set.
+    Both ends are connected to and checked first. An interrupted run's plan is taken up again unless `fresh` is set. The job
+    `plan` also rehearses it on samples, and writes what it found as a document, which is shown here.
     """
     with migration.cut_into(len(KEY_RANGES.get_partition_keys())).session(context) as session:
         made = plan(session, purpose=migration.purpose, fresh=migration.fresh)
-        return dg.MaterializeResult(metadata=metadata.of_plan(made))
+        written = document(session.workspace, made.plan_id)
+        if migration.propose:
+            written = propose(session, made, rehearsing=migration.rehearse, start_up=migration.start_up)
+        return dg.MaterializeResult(metadata=metadata.of_plan(made, written))

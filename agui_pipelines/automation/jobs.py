@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
-from agui_pipelines.resources import MIGRATE
+from agui_pipelines.resources import MIGRATE, PLAN
+from assets.plan import migration_plan
 from assets.preview import import_preview
 from assets.rollback import target_rollback
 from assets.validate import validation_report
@@ -32,6 +33,12 @@ def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
             MIGRATE,
             selection=migrated,
             description="The whole migration: plan, export, transform, check, import, validate. Choose all key ranges.",
+            executor_def=dg.in_process_executor,
+        ),
+        dg.define_asset_job(
+            PLAN,
+            selection=dg.AssetSelection.assets(migration_plan).upstream(),
+            description="The plan as a document: strategy, timeline from a rehearsal, resources, risks. A run takes it up.",
             executor_def=dg.in_process_executor,
         ),
         dg.define_asset_job(

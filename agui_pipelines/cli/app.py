@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from agui_pipelines import spec
+from agui_pipelines.cli import clock, output
 from agui_pipelines.cli import flags as flag_files
-from agui_pipelines.cli import output
 from agui_pipelines.cli.flags import Flags
 from agui_pipelines.errors import MigrationError, UsageError
 
@@ -111,6 +111,30 @@ def run(
         return
     migration, path = _migration(file, given)
     migrate(migration, path, dry_run=dry_run, fresh=fresh, json=json)
+
+
+@app.command()
+def plan(
+    file: MigrationFile = None,
+    *,
+    no_rehearsal: Annotated[
+        bool,
+        typer.Option("--no-rehearsal", help="Do not move samples to measure the timeline: the plan then has none."),
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the plan into this file, as Markdown.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Plan a migration: strategy, timeline, resources, risks and what the route keeps, as a document.
+
+    The timeline is measured: samples of the source go through the whole pipeline into a scratch place beside the target,
+    which is removed afterwards. The next `run` takes the plan up.
+    """
+    from agui_pipelines.cli.plan import propose  # noqa: PLC0415
+
+    migration, path = _migration(file, None)
+    propose(migration, path, rehearsal=not no_rehearsal, save=save, json=json)
 
 
 @app.command()
@@ -466,9 +490,11 @@ def _migration(file: str | None, given: Flags | None) -> tuple[spec.Migration, s
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: runs a command, prints what went wrong in sentences, and exits."""
+    own_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--debug" in arguments:  # accepted before and after the command
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+    clock.start(own_process=own_process)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding, or none, can say
             stream.reconfigure(errors="backslashreplace")

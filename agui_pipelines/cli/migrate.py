@@ -9,13 +9,15 @@ from typing import Any
 from uuid import uuid4
 
 from agui_pipelines import spec
-from agui_pipelines.cli import output
+from agui_pipelines.cli import clock, output
 from agui_pipelines.cli.runs import execute
 from agui_pipelines.errors import MigrationError, RefusedError, RollbackError, named
 from agui_pipelines.ledger import Entry
 from agui_pipelines.losses import FORM, MEANING
+from agui_pipelines.phases.plan import is_begun
 from agui_pipelines.phases.rollback import Aftermath, after_failure
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.timeline import AROUND, side_by_side
 from agui_pipelines.phases.validate import SAMPLE_PHASE, report_name
 
 
@@ -23,11 +25,17 @@ def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh
     """Run the job ``migrate`` (or ``dry_run``) and print the result."""
     session = Session.open(migration)
     before = {entry.plan_id for entry in session.ledger.entries(phase="plan")}
+    begun = {plan_id for plan_id in before if is_begun(session.ledger, plan_id)}
     run_id = _run("dry_run" if dry_run else "migrate", migration, path, dry_run=dry_run, fresh=fresh)
     report = _report(session, "preview" if dry_run else "validate")
-    if report["plan_id"] in before:
-        output.note(f"Resumed {report['plan_id']}: what an earlier run had finished was not done again.")
-    values = {"migration": migration.name, "run_id": run_id, **report, "phases": _phases(session, report["plan_id"])}
+    plan_id = report["plan_id"]
+    if plan_id in begun:
+        output.note(f"Resumed {plan_id}: what an earlier run had finished was not done again.")
+    elif plan_id in before:
+        output.note(f"Carried out {plan_id}, which had been made before.")
+    values = {"migration": migration.name, "run_id": run_id, **report, "phases": _phases(session, plan_id)}
+    if not dry_run:
+        values["timeline"] = side_by_side(session.workspace, session.ledger, plan_id, total_seconds=clock.elapsed())
     if json:
         output.print_json(values)
     elif dry_run:
@@ -144,13 +152,33 @@ def print_result(migration: spec.Migration, session: Session, values: dict[str, 
     _print_warnings(values["expectations"])
     for note in _notes(values):
         output.say(f"  Note: {note}.")
-    for name, phase in values.get("phases", {}).items():
-        output.say(
-            f"  {output.PHASES.get(name, name):<13}{phase['seconds']:>8.1f} s {phase['records_per_second']:>10,}/s"
-        )
+    _print_times(values.get("phases", {}), values["timeline"])
     report = session.workspace.path(report_name(values["plan_id"], sampled=bool(values["sample"])))
     output.say(f"\nReport   {report}")
     output.say("Runs     agui-migrate ui")
+
+
+def _print_times(phases: dict[str, Any], timeline: dict[str, Any] | None) -> None:
+    """What each phase took and, where the plan says it, what it was estimated to take."""
+    estimated = {row["phase"]: row for row in timeline["phases"]} if timeline else {}
+    for name, phase in phases.items():
+        told = _estimate(estimated[name]) if name in estimated else ""
+        output.say(
+            f"  {output.PHASES.get(name, name):<13}{phase['seconds']:>8.1f} s {phase['records_per_second']:>10,}/s{told}"
+        )
+    if timeline and "total" in timeline:
+        total = timeline["total"]
+        around = next(row for row in timeline["phases"] if row["phase"] == AROUND)
+        output.say(f"  {'Around':<13}{around['actual']:>8.1f} s {'':>12}{_estimate(around)}")
+        output.say(f"  {'The whole run':<13}{total['actual']:>8.1f} s {'':>12}{_estimate(total)}")
+    if timeline and timeline["resumed"]:
+        output.say("  Part of it had been done by an earlier run, and is not in these times.")
+
+
+def _estimate(row: dict[str, Any]) -> str:
+    if row["expected"] is None:
+        return ""
+    return f"   planned {row['expected']:,.1f} s ({row['low']:,.1f} to {row['high']:,.1f})"
 
 
 def _sampled(sample: dict[str, int] | None) -> str:

@@ -23,6 +23,7 @@ from agui_pipelines.progress import Progress as State
 PHASES: Final = {
     "assess": "Assess",
     "plan": "Plan",
+    "rehearse": "Rehearse",
     "export": "Export",
     "transform": "Transform",
     "expect_exported": "Check export",

@@ -4,17 +4,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 from agui_pipelines import spec
-from agui_pipelines.cli.home import dagster_home, open_instance, storage_told_of
+from agui_pipelines.cli import clock
+from agui_pipelines.cli.home import CONFIG, dagster_home, open_instance, storage_told_of
 from agui_pipelines.errors import MigrationError
 from agui_pipelines.expectations import worker
+from agui_pipelines.phases.timeline import Seconds
 from agui_pipelines.progress import Listener
+from agui_pipelines.staging.workspace import make_private
+
+_SCRATCH: Final = ".dagster"
+_LOCAL: Final = "telemetry: {enabled: false}\nstorage: {sqlite: {base_dir: storage}}\n"
+"""Of an instance that writes nowhere but in its own folder, whatever that of the user is configured to do."""
 
 
 def execute(
@@ -28,6 +39,8 @@ def execute(
     fresh: bool = False,
     sample: int = 0,
     seed: int | None = None,
+    propose: bool = False,
+    rehearse: bool = True,
     debug: bool = False,
 ) -> None:
     """Run a job over all key ranges, as the run `run_id`. Raises the phase's own `MigrationError`, or KeyboardInterrupt."""
@@ -47,13 +60,24 @@ def execute(
         from assets.partitions import KEY_RANGES
 
         names = KEY_RANGES.get_partition_keys()
-        run = MigrationRun(migration, dry_run=dry_run, fresh=fresh, sample=sample, seed=seed, listener=listener)
+        run = MigrationRun(
+            migration,
+            dry_run=dry_run,
+            fresh=fresh,
+            sample=sample,
+            seed=seed,
+            propose=propose,
+            rehearse=rehearse,
+            listener=listener,
+        )
         tags = {
             "dagster/asset_partition_range_start": names[0],
             "dagster/asset_partition_range_end": names[-1],
             **command_line.tags(migration.name, run_id),
         }
         home = dagster_home(migration.workspace_url)
+        if propose and rehearse:
+            run = dataclasses.replace(run, start_up=_around_steps(home))
         with storage_told_of(home), open_instance(home) as instance:
             command_line.conclude_dead_runs(instance, migration.name)
             try:
@@ -73,6 +97,18 @@ def execute(
             except DagsterExecutionInterruptedError:
                 # Dagster puts its own in place of our signal handlers while a step runs.
                 raise KeyboardInterrupt from None
+
+
+def _around_steps(home: Path) -> Seconds:
+    """What a run takes besides its phases, on an instance of its own on the same disk, which is soon removed."""
+    from agui_pipelines.automation.overhead import around_steps
+
+    before = clock.elapsed()
+    make_private(home / _SCRATCH)
+    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=home / _SCRATCH) as folder:
+        (Path(folder) / CONFIG).write_text(_LOCAL, "utf-8")
+        with open_instance(Path(folder)) as instance:
+            return around_steps(instance, before)
 
 
 @contextmanager

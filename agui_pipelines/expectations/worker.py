@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,12 +32,18 @@ if TYPE_CHECKING:
 
 _lock = threading.Lock()
 _worker: subprocess.Popen[bytes] | None = None
+_started = 0.0
 
 
 def warm() -> None:
     """Start the worker, so that it is ready when a suite is to be run."""
     with _lock:
         _running()
+
+
+def age() -> float:
+    """Seconds since the worker was started; 0 if there is none."""
+    return time.monotonic() - _started if _worker is not None else 0.0
 
 
 def run_suites_apart(suites: Sequence[Suite], frame: Frame, table: pa.Table) -> list[SuiteReport]:
@@ -62,8 +69,9 @@ def run_suites_apart(suites: Sequence[Suite], frame: Frame, table: pa.Table) -> 
 
 
 def _running() -> subprocess.Popen[bytes]:
-    global _worker  # noqa: PLW0603 - one for the process, as the import that it saves would be
+    global _worker, _started  # noqa: PLW0603 - one for the process, as the import that it saves would be
     if _worker is None:
+        _started = time.monotonic()
         _worker = processes.start(__name__)
         atexit.register(_end)
     return _worker

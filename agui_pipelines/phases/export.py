@@ -86,7 +86,7 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
     """
     plan.verify(session.workspace)
     meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
-    with session.digester(meter.total) as digester, session.source_at_once(plan.plan_id, plan.created_at) as opened:
+    with session.digester(meter.total) as digester, session.source_at_once(plan.listing_id, plan.created_at) as opened:
         is_rewritten = in_place.is_rewritten(session, plan.plan_id)
 
         def work(name: str) -> Manifest:
@@ -95,7 +95,7 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
             return retried(session, meter, partial(_export_range, session, opened, plan, meter, digester, name))
 
         again = None if is_rewritten else partial(_rejected_later, session, plan)
-        reports = in_ranges(session, plan, ranges, PHASE, meter, work, again=again)
+        reports = in_ranges(session, plan, ranges, PHASE, meter, work, basis=lambda _: plan.listing, again=again)
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 
 
@@ -152,7 +152,7 @@ def range_report(manifest: Manifest) -> RangeReport:
 
 def exported(session: Session, plan: Plan, range_: str) -> SnapshotReader | None:
     """The newest exported snapshot of a range, or None if it has not been exported."""
-    entry = session.ledger.last(PHASE, plan_id=plan.plan_id, unit=range_)
+    entry = session.ledger.last(PHASE, plan_id=plan.plan_id, unit=range_, basis=plan.listing)
     return SnapshotReader(session.workspace, entry.outputs["snapshot_id"]) if entry else None
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from agui_pipelines.phases.backup import backups
-from agui_pipelines.phases.plan import is_open
+from agui_pipelines.phases.plan import is_open, listing_id
 from agui_pipelines.phases.session import Session
 
 _GRACE: Final = timedelta(days=1)
@@ -57,7 +57,7 @@ def _known(session: Session) -> Iterator[str]:
         if entry.phase in ("export", "transform"):
             yield entry.outputs["snapshot_id"]
         elif entry.phase == "plan":
-            yield entry.plan_id
+            yield listing_id(entry)
     for backup in backups(session):
         yield backup.backup_id
         yield from backup.snapshots.values()

@@ -2,6 +2,10 @@
 
 A plan is immutable. It is *open* until a validation (or, for a dry run, a preview) has been recorded for it; a run that
 finds an open plan of the same purpose and of an unchanged migration file resumes it.
+
+Keys come and go between planning and running. So as long as nothing has been exported under an open plan, the source's keys
+are listed again when it is taken up: another *listing* of the same plan, with a catalogue and ranges of its own. What was
+exported belongs to one listing, and is never taken for another's.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import in_place
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.timeline import document_name
 from agui_pipelines.ports import Reader, Store
 from agui_pipelines.sources.spooled import Spooled
 from agui_pipelines.staging.spool import remove_spool, spools
@@ -56,12 +61,21 @@ class Plan:
     """What becomes of each property that a record may have on this route; see `losses.route`."""
     catalogue_checksum: str = ""
     """xxh3_128 of the catalogue's file, 32 hex digits; empty for a plan of a version that did not make one."""
+    listing: str = ""
+    """Which listing of the source's keys this is; empty for the first one of the plan."""
     created_at: str = ""
+    """When this listing was made, RFC 3339."""
     resumed: bool = False
+    """Whether this listing was made by an earlier run, so that what has been done under it is not done again."""
+
+    @property
+    def listing_id(self) -> str:
+        """Names the listing's catalogue, and the spool of a source that can only be scanned."""
+        return self.listing or self.plan_id
 
     @property
     def catalogue(self) -> str:
-        return f"catalogues/{self.plan_id}.parquet"
+        return f"catalogues/{self.listing_id}.parquet"
 
     def range(self, name: str) -> KeyRange:
         """Raises `RefusedError` if the plan has no such range."""
@@ -92,18 +106,29 @@ class Plan:
 def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False) -> Plan:
     """Resume the open plan, or make a new one. `fresh` always makes a new one.
 
+    An open plan under which nothing has been exported gets another listing, unless its source is known not to have changed.
     Raises `SpecError` for a transform or an expectation suite that cannot be used, `ConnectionFailedError` or `StoreError` if
     either end is not usable, `SamePlaceError` if both are one place.
     """
     with session.source() as source, session.target() as target:
         source_server, target_server = require_usable(session, source, target)
         existing = None if fresh else _resumable(session, purpose)
-        if existing and _of_these(existing, source, target) and _still_serves(session, source, existing):
+        if existing and not _of_these(existing, source, target):
+            existing = None
+        begun = existing is not None and is_begun(session.ledger, existing.plan_id)
+        if (
+            existing
+            and _still_serves(session, source, existing)
+            and (begun or _is_as_listed(session, source, existing))
+        ):
             return existing
         if session.migration.in_place:
             in_place.require_not_begun(session)
-        plan_id = new_id("plan")
-        keys, ranges = _catalogue(session, source, plan_id)
+        if begun:  # what was exported of a spool that serves no longer belongs to no other
+            existing = None
+        plan_id = existing.plan_id if existing else new_id("plan")
+        listing = new_id("listing") if existing else ""
+        keys, ranges = _catalogue(session, source, plan_id, listing or plan_id)
         manager = StateManager(target)
         context_id = manager.create_context("migration", {"migration": True, "source": session.migration.source.type})
         made = Plan(
@@ -118,7 +143,8 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
             keys=keys,
             ranges=tuple(ranges),
             route=_route(session, target),
-            catalogue_checksum=session.workspace.checksum(f"catalogues/{plan_id}.parquet"),
+            catalogue_checksum=session.workspace.checksum(f"catalogues/{listing or plan_id}.parquet"),
+            listing=listing,
         )
     recorded = _from_entry(session.ledger.record(Entry(PHASE, plan_id, outputs=_outputs(made))))
     _remove_old_spools(session)
@@ -134,7 +160,7 @@ def require_usable(session: Session, source: Reader, target: Store) -> tuple[str
     servers = source.ping(), target.ping()
     target.check()
     _require_source(source)
-    _require_two_places(session, source, target)
+    require_other_place(session, source, target)
     return servers
 
 
@@ -169,6 +195,36 @@ def is_open(ledger: Ledger, plan_id: str) -> bool:
     return all(ledger.last(phase, plan_id=plan_id) is None for phase in _CLOSING)
 
 
+def is_begun(ledger: Ledger, plan_id: str) -> bool:
+    """Whether something has been exported under a plan, so that its keys are what they are."""
+    return ledger.last("export", plan_id=plan_id) is not None
+
+
+def open_plan(session: Session, purpose: Purpose = "migrate") -> Plan | None:
+    """The plan that `plan` would take up, as far as that can be told without connecting; None if it would make a new one."""
+    found = _resumable(session, purpose)
+    if found is None:
+        return None
+    with session.source() as source, session.target() as target:
+        return found if _of_these(found, source, target) else None
+
+
+def _is_as_listed(session: Session, source: Reader, found: Plan) -> bool:
+    """Whether the source need not be listed again, although nothing has been exported yet.
+
+    One that can only be scanned has been read as a whole for it. If that was by a run that ended early, it is not done again;
+    a plan that was made for its document may be carried out long after.
+    """
+    if lists_again_only_if_changed(source):
+        return True
+    return isinstance(source, Spooled) and not session.workspace.has(document_name(found.plan_id))
+
+
+def lists_again_only_if_changed(source: Reader) -> bool:
+    """Whether a source can tell, by a fingerprint, that it is what was scanned, so that it need not be scanned again."""
+    return isinstance(source, Spooled) and source.tells_changes
+
+
 def _resumable(session: Session, purpose: Purpose) -> Plan | None:
     entry = _newest(session, purpose)
     if entry is None or not is_open(session.ledger, entry.plan_id):
@@ -188,7 +244,7 @@ def _of_these(found: Plan, source: Reader, target: Store) -> bool:
 
 
 def _still_serves(session: Session, source: Reader, found: Plan) -> bool:
-    return not isinstance(source, Spooled) or source.serves(found.plan_id, session.migration.limits.max_rejects)
+    return not isinstance(source, Spooled) or source.serves(found.listing_id, session.migration.limits.max_rejects)
 
 
 def _newest(session: Session, purpose: Purpose) -> Entry | None:
@@ -196,13 +252,13 @@ def _newest(session: Session, purpose: Purpose) -> Entry | None:
     return next((entry for entry in reversed(entries) if entry.outputs["purpose"] == purpose), None)
 
 
-def _catalogue(session: Session, source: Reader, plan_id: str) -> tuple[int, Sequence[KeyRange]]:
+def _catalogue(session: Session, source: Reader, plan_id: str, listing_id: str) -> tuple[int, Sequence[KeyRange]]:
     """A source that can only be scanned is spooled first, and that is what takes the time."""
     meter = session.meter(PHASE)
     if isinstance(source, Spooled):
-        source.fill(plan_id, meter.add)
+        source.fill(listing_id, meter.add)
 
-    name = f"catalogues/{plan_id}.parquet"
+    name = f"catalogues/{listing_id}.parquet"
 
     def listed() -> None:
         with meter.provisional() as count, session.workspace.writing(name) as file:
@@ -220,6 +276,11 @@ def _catalogue(session: Session, source: Reader, plan_id: str) -> tuple[int, Seq
     return sum(r.keys for r in ranges), ranges
 
 
+def listing_id(entry: Entry) -> str:
+    """Of a plan's ledger entry, what `Plan.listing_id` says."""
+    return str(entry.outputs.get("listing") or entry.plan_id)
+
+
 def _route(session: Session, target: Store) -> dict[str, str]:
     verdicts = losses.route(target.losses, session.migration.carried)
     return verdicts | ({"history": "lost"} if session.migration.history_limit else {})
@@ -227,11 +288,11 @@ def _route(session: Session, target: Store) -> dict[str, str]:
 
 def _remove_old_spools(session: Session) -> None:
     """Of each purpose, the newest plan keeps its spool. One that no plan names may be about to get its plan: for a day."""
-    planned = {entry.plan_id for entry in session.ledger.entries(phase=PHASE)}
-    kept = {entry.plan_id for purpose in get_args(Purpose) if (entry := _newest(session, purpose))}
-    yesterday = f"plan-{datetime.now(UTC) - timedelta(days=1):%Y%m%dT%H%M%S}"
+    planned = {listing_id(entry) for entry in session.ledger.entries(phase=PHASE)}
+    kept = {listing_id(entry) for purpose in get_args(Purpose) if (entry := _newest(session, purpose))}
+    yesterday = f"{datetime.now(UTC) - timedelta(days=1):%Y%m%dT%H%M%S}"
     for spool_id in spools(session.workspace):
-        if spool_id not in kept and (spool_id in planned or spool_id < yesterday):
+        if spool_id not in kept and (spool_id in planned or spool_id.partition("-")[2] < yesterday):
             remove_spool(session.workspace, spool_id)
 
 
@@ -244,7 +305,8 @@ def _require_source(source: Reader) -> None:
         )
 
 
-def _require_two_places(session: Session, source: Reader, target: Store) -> None:
+def require_other_place(session: Session, source: Reader, target: Store) -> None:
+    """Raises `SamePlaceError`, and for a migration in place if they are two."""
     if session.migration.in_place:
         in_place.require_one_place(source, target)
     elif source.place().overlaps(target.place()):

@@ -98,7 +98,7 @@ def changed_at_source(
     # Where reading it fails, only that is to stop.
     session = replace(session, stop=threading.Event())
     try:
-        with session.source_at_once(plan.plan_id, plan.created_at) as opened:
+        with session.source_at_once(plan.listing_id, plan.created_at) as opened:
             with opened() as source:
                 if isinstance(source, Spooled):
                     return SourceChanges(unknown=f"The source ({source.describe()}) is read once, when a plan is made.")

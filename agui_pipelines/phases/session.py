@@ -36,6 +36,17 @@ def _nothing() -> None:
     """No heartbeat is wanted."""
 
 
+@dataclass(frozen=True, slots=True)
+class StandsFor:
+    """What a rehearsal on a sample takes from the migration that it stands for."""
+
+    workspace: Workspace
+    """Where a source that can only be scanned has been spooled."""
+    spool_id: str
+    keys: int
+    """How many keys the migration has, which decides how it works."""
+
+
 @dataclass(frozen=True)
 class Session:
     """What every phase works with."""
@@ -50,6 +61,7 @@ class Session:
     """Set when the run is to end; workers look at it between batches."""
     run_id: str = ""
     """The Dagster run that the work is part of, if it is part of one."""
+    stands_for: StandsFor | None = None
 
     @classmethod
     def open(
@@ -63,12 +75,17 @@ class Session:
         return cls(migration, workspace, Ledger(workspace), listener, heartbeat, run_id=run_id)
 
     @contextmanager
-    def source(self, plan_id: str = "") -> Iterator[Reader]:
-        """The source, on a connection of its own; one that can only be scanned, as the spool of the plan `plan_id`."""
+    def source(self, spool_id: str = "") -> Iterator[Reader]:
+        """The source, on a connection of its own; one that can only be scanned, as the spool `spool_id` (see `Plan`)."""
         config, folder = self.migration.source, self.migration.folder
         source = open_source(config, folder) if isinstance(config, ForeignConfig) else open_store(config, folder)
         with closing(source):
-            yield source if isinstance(source, Reader) else Spooled(source, self.workspace, plan_id)
+            if isinstance(source, Reader):
+                yield source
+            elif self.stands_for is not None:
+                yield Spooled(source, self.stands_for.workspace, self.stands_for.spool_id)
+            else:
+                yield Spooled(source, self.workspace, spool_id)
 
     @contextmanager
     def source_store(self) -> Iterator[Store]:
@@ -78,7 +95,7 @@ class Session:
             yield store
 
     @contextmanager
-    def source_at_once(self, plan_id: str, planned_at: str) -> Iterator[Callable[[], AbstractContextManager[Reader]]]:
+    def source_at_once(self, spool_id: str, planned_at: str) -> Iterator[Callable[[], AbstractContextManager[Reader]]]:
         """What opens the source for each of several workers, all of which read it as it is now, if it can tell that.
 
         `planned_at` (RFC 3339) is what the source's documents name as the moment of their migration, where they name one:
@@ -87,7 +104,7 @@ class Session:
 
         @contextmanager
         def opened() -> Iterator[Reader]:
-            with self.source(plan_id) as reader:
+            with self.source(spool_id) as reader:
                 if view is not None and isinstance(reader, Consistent):
                     reader.join_view(view)
                 if planned_at and isinstance(reader, Stamping):
@@ -95,7 +112,7 @@ class Session:
                 yield reader
 
         with (
-            self.source(plan_id) as holder,
+            self.source(spool_id) as holder,
             holder.held_view() if isinstance(holder, Consistent) else nullcontext() as view,
         ):
             yield opened
@@ -125,7 +142,8 @@ class Session:
     @contextmanager
     def digester(self, records: int | None) -> Iterator[Digester]:
         """What digests about so many documents: this process for a few, worker processes for more."""
-        if records is not None and records < WORTH_WORKERS:
+        stands_for = self.stands_for.keys if self.stands_for else 0
+        if records is not None and max(records, stands_for) < WORTH_WORKERS:
             yield digest_values
             return
         with DigestPool(self.migration.parallelism) as pool:

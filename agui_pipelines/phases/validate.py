@@ -31,6 +31,7 @@ from agui_pipelines.phases.recheck import Recheck, SourceChanges, changed_at_sou
 from agui_pipelines.phases.replay import Replay, replay
 from agui_pipelines.phases.sample import Sample, choose
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.timeline import side_by_side
 from agui_pipelines.phases.transform import staged_ranges
 from agui_pipelines.records import Kind
 from agui_pipelines.staging import SnapshotReader
@@ -77,6 +78,8 @@ class ValidationReport:
     """What the suites of the stage ``loaded`` found; none are run on a sample."""
     expectations: tuple[dict[str, Any], ...] = ()
     """What the suites of all stages found; see `expect.public`."""
+    timeline: dict[str, Any] | None = None
+    """What the plan's phases took, beside what its document said; see `timeline.side_by_side`."""
 
     @property
     def passed(self) -> bool:
@@ -165,6 +168,7 @@ class ValidationReport:
             "changed_at_source_unknown": self.source_changes.unknown,
             "differences": described,
             "expectations": list(self.expectations),
+            "timeline": self.timeline,
             "snapshot_ids": list(self.snapshot_ids),
             "seconds": round(self.seconds, 3),
             "records_per_second": round(self.rate),
@@ -211,6 +215,7 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
         counts = {kind: sum(m.summary(kind).records for m in manifests) for kind in Kind}
         loaded = () if chosen else expect_loaded(session, plan, comparison, kinds, counts)
     fates = losses.together(m.fates for m in manifests)
+    replayed = None if chosen else replay(session, plan.plan_id, staged)
     report = ValidationReport(
         plan_id=plan.plan_id,
         snapshot_ids=tuple(m.snapshot_id for m in manifests),
@@ -229,13 +234,14 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
         timestamps_compared=comparison.times,
         timestamps_accepted="timestamps" in session.migration.accept_losses,
         integrity=integrity,
-        replay=None if chosen else replay(session, plan.plan_id, staged),
+        replay=replayed,
         recheck=recheck,
         source_changes=changes,
         differences=found,
         sample=chosen,
         loaded=loaded,
         expectations=tuple(recorded(session, plan.plan_id)),
+        timeline=None if chosen else side_by_side(session.workspace, session.ledger, plan.plan_id),
     )
     if report.proven:
         mark_format(session, plan.plan_id, others=report.kinds[Kind.STATE].extra.count)

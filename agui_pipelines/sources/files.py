@@ -71,6 +71,7 @@ class FilesSource:
 
     FORMAT: ClassVar[str]
     """What the files are, for people."""
+    tells_changes: ClassVar[bool] = True
 
     def __init__(self, path: str, folder: Path) -> None:
         self._files = Files(path, folder)

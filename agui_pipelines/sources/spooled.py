@@ -48,6 +48,11 @@ class Spooled:
     def close(self) -> None:
         self._scanner.close()
 
+    @property
+    def tells_changes(self) -> bool:
+        """Whether the scanner's fingerprint changes with whatever it would yield, as that of files does."""
+        return bool(getattr(self._scanner, "tells_changes", False))
+
     def serves(self, spool_id: str, max_rejects: int) -> bool:
         """Whether the spool of a plan can be resumed.
 

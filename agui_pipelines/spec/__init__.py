@@ -40,6 +40,7 @@ from agui_pipelines.spec.stores import (
     RedisOptions,
     TargetConfig,
 )
+from agui_pipelines.spec.strategy import Strategy, StrategyType
 from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, redacted, redacted_words
 
 __all__ = [
@@ -76,6 +77,8 @@ __all__ = [
     "SourceConfig",
     "SqlAlchemyConfig",
     "SqliteConfig",
+    "Strategy",
+    "StrategyType",
     "TargetConfig",
     "TypedRowsConfig",
     "default_file",

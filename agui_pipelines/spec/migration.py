@@ -32,6 +32,7 @@ from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
 from agui_pipelines.spec.section import FLAT_DIALECT, Duration, Section, unknown_key
 from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
+from agui_pipelines.spec.strategy import Strategy
 from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, resolved, struck
 
 DEFAULT_FILE: Final = "migration.yaml"
@@ -42,7 +43,7 @@ Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds",
 _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
-        *("expectations", "requirements", "assessment"),
+        *("expectations", "requirements", "assessment", "strategy"),
     }
 )
 """Keys that may change without what was done so far becoming wrong."""
@@ -166,6 +167,8 @@ class Migration(Section):
     hooks: Hooks = Hooks()
     in_place: bool = False
     """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
+    strategy: Strategy | None = None
+    """What is asked for; a plan recommends one by itself."""
     workspace: str = Field(DEFAULT_WORKSPACE, repr=False)
 
     @model_validator(mode="after")

@@ -8,6 +8,8 @@
                            /spools/<plan>/…            (see `spool`)
                            /progress/<snapshot id>.json (see `phases.import_`)
                            /reports/<plan>-….json
+                           /plans/<plan>.json, <plan>.md  (see `phases.proposal`)
+                           /rehearsals/<name>/…         a workspace of its own, while a rehearsal goes on
 
 A file is written aside and renamed, so that a name is never seen with half its content; on an object store, where a file
 appears only when it is complete, it is written directly. Local folders are 0700 and files 0600: they hold user data.
@@ -111,6 +113,19 @@ class Workspace:
                     file.unlink(missing_ok=True)
                 with suppress(FileNotFoundError):  # an object store has no folders, only names
                     path.rmdir()
+
+    def remove_tree(self, folder: str) -> None:
+        """Remove a folder with all below it; one that is not there is no error."""
+        path = self.path(folder)
+        with _own_errors(path):
+            if path.exists():
+                path.fs.rm(path.path, recursive=True)
+
+    def used(self, folder: str) -> int:
+        """Bytes of the files below a folder."""
+        path = self.path(folder)
+        with _own_errors(path):
+            return int(path.fs.du(path.path)) if path.exists() else 0
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is not there is no error."""

@@ -66,7 +66,7 @@ def test_all_ranges_are_backfilled_in_one_run(name):
 
 def test_the_jobs_that_people_launch():
     jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert jobs.keys() == {"migrate", "dry_run", "validate", "rollback"}
+    assert jobs.keys() == {"plan", "migrate", "dry_run", "validate", "rollback"}
     assert all(job.description for job in jobs.values())
 
 
@@ -74,6 +74,7 @@ def test_the_jobs_that_people_launch():
     ("job", "assets"),
     [
         ("migrate", GRAPH.keys() - {"import_preview", "source_backup"}),
+        ("plan", {"source_assessment", "migration_plan"}),
         ("dry_run", {"source_assessment", "migration_plan", "exported_snapshot", "staged_snapshot", "import_preview"}),
         ("validate", {"validation_report"}),
     ],
@@ -108,7 +109,7 @@ def test_the_expectations_of_every_stage_block_what_is_downstream(job, checks):
 def test_the_launchpad_is_small():
     fields = defs.resolve_job_def("migrate").run_config_schema.config_type.fields["resources"].config_type.fields
     config = fields["migration"].config_type.fields["config"].config_type
-    assert set(config.fields) == {"migration_file", "dry_run", "fresh"}
+    assert set(config.fields) == {"migration_file", "dry_run", "fresh", "rehearse"}
 
 
 @pytest.mark.long  # `.ci/check` does so too

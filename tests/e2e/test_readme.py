@@ -24,7 +24,7 @@ def shown():
 
 
 def test_the_readme_shows_every_command():
-    assert {shlex.split(line)[1] for line in shown()} >= {"demo", "run", "validate", "status", "rollback", "ui"}
+    assert {shlex.split(line)[1] for line in shown()} >= {"demo", "plan", "run", "validate", "status", "rollback", "ui"}
 
 
 @pytest.mark.parametrize("line", shown())

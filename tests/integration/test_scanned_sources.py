@@ -207,15 +207,15 @@ def test_a_resumed_run_reads_the_spool_even_where_the_source_is_gone(custom, sto
 def test_a_changed_file_or_module_is_scanned_again(custom, lines, write, tmp_path):
     write("a.jsonl", b'{"id":"a"}')
     first = plan(lines.session())
-    assert plan(lines.session()).plan_id == first.plan_id
+    assert plan(lines.session()).listing_id == first.listing_id
     write("a.jsonl", b'{"id":"a","more":1}')
-    assert plan(lines.session()).plan_id != first.plan_id
+    assert plan(lines.session()).listing_id != first.listing_id
 
     first = plan(custom.but(name="other").session())
-    assert plan(custom.but(name="other").session()).plan_id == first.plan_id
+    assert plan(custom.but(name="other").session()).listing_id == first.listing_id
     module = tmp_path / "crm.py"
     module.write_text(module.read_text() + "\n# mended\n")
-    assert plan(custom.but(name="other").session()).plan_id != first.plan_id
+    assert plan(custom.but(name="other").session()).listing_id != first.listing_id
 
 
 def test_each_purpose_keeps_the_spool_of_its_newest_plan(lines, write):
