@@ -185,6 +185,8 @@ class _Pieces:
             cut = found.end() if found else last
             while cut < last and self._document[cut] in _CONTINUING:
                 cut -= 1  # not within a character
+            if cut <= position:
+                raise _UnclearError  # no character is that long
             self._formed(b'{"":"', self._document[position:cut], b'"}')
             position = cut
         self._write(b'"')

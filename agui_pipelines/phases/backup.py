@@ -418,7 +418,7 @@ def _unreadable_ones(
     """
     columns = id_columns(kind)
     rows = {ids for of, name in unreadable.named if of is kind for ids in _possible_ids(kind, name)}
-    if not backup.is_whole:
+    if rows and not backup.is_whole:
         with session.workspace.reading(backup.catalogue) as file:
             covered = listed(pq.ParquetFile(file), (state_id.encode() for state_id, _ in rows))
         rows = {(state_id, other) for state_id, other in rows if state_id.encode() in covered}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
-from agui_pipelines.keyspace import Span
+from agui_pipelines.keyspace import Span, owners
 from agui_pipelines.records import Reject
 
 _KEYS: Final = 50_000
@@ -30,9 +30,8 @@ class Listed:
         self._mark(pc.unique(batch.column("state_id")).cast(pa.binary()).to_pylist())
 
     def meet_reject(self, reject: Reject) -> None:
-        """Something was read that is no record. It is named ``<state>`` or ``<state>/<record>``; both may hold a ``/``."""
-        parts = reject.id.split(b"/")
-        self._mark(b"/".join(parts[:count]) for count in range(1, len(parts) + 1))
+        """Something was read that is no record."""
+        self._mark(owners(reject.id))
 
     @property
     def vanished(self) -> int:

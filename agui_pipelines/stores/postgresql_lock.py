@@ -289,6 +289,6 @@ def _await_writers(place: Place, *, end: bool) -> None:
         except errors.LockNotAvailable as error:
             raise StoreBusyError(
                 f"The last migration that wrote to {place.name} has left a transaction open there.",
-                why="It could still be committed. Nothing was written.",
+                why="It could still be committed. This run has written nothing.",
                 remedy="End that migration's connections (pg_terminate_backend), then run again.",
             ) from error

@@ -21,12 +21,7 @@ import yaml
 
 from agui_pipelines import spec
 from agui_pipelines.cli.app import main
-from agui_pipelines.phases.export import export
-from agui_pipelines.phases.import_ import import_
-from agui_pipelines.phases.plan import plan
-from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.transform import transform
-from agui_pipelines.phases.validate import validate
+from tests.integration.conftest import Move
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).with_name("agui-migrate")
@@ -194,10 +189,4 @@ def documents(postgres_url: str) -> Callable[[], dict[str, Any] | None]:
 
 def migrated(file: Path) -> None:
     """Moves everything, as a run does, without Dagster, which takes seconds."""
-    session = Session.open(spec.load(file))
-    made = plan(session)
-    names = [key_range.name for key_range in made.ranges]
-    export(session, made, names)
-    transform(session, made, names)
-    import_(session, made, names)
-    assert validate(session, made).passed
+    assert Move(yaml.safe_load(file.read_text()), file.parent).run().validation.passed

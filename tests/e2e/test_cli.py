@@ -695,7 +695,12 @@ def guides_files(text, legacy, postgres_url, redis_url, tmp_path):
                 "max_connections": 10,
                 "connect_timeout": 30_000_000_000,
                 "read_timeout": 10_000_000_000,
-                "redis_options": {"pool_size": 10, "db": 0, "key_prefix": "app:state:", "enable_tls": False},
+                "redis_options": {
+                    "pool_size": 10,
+                    "db": int(redis_url.rpartition("/")[2]),
+                    "key_prefix": "app:state:",
+                    "enable_tls": False,
+                },
             }
         )
     )

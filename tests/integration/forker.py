@@ -76,6 +76,20 @@ class Forker:
         """Wait for the end of a run; returns its exit code, negative if it was killed."""
         return int(self._await(f"{pid} ended ").split()[-1])
 
+    def killed_at_random(self, move, chance, least):
+        """Run again and again, each killed a moment later than the one before, until one is validated; yields exit codes.
+
+        `least` (seconds) is the shortest of the steps by which the moments come later; the longest is 0.2.
+        """
+        for attempt in range(30):
+            if move.session().ledger.entries(phase="validate"):
+                return
+            pid = self.start(move)
+            time.sleep(chance.uniform(least, 0.2) * attempt)
+            with contextlib.suppress(ProcessLookupError):  # it came to its end before us
+                os.kill(pid, signal.SIGKILL)
+            yield self.end(pid)
+
     def close(self):
         self._process.communicate(timeout=10)
 

@@ -5,12 +5,9 @@ The source is an AG-UI store with histories, so that batches are of states, of v
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
 import signal
-import time
 from pathlib import Path
 
 import psycopg
@@ -259,13 +256,8 @@ def test_runs_killed_at_random_moments_come_to_the_same_end(to, opened, forker, 
     chance = random.Random(seed)
     move = to(backend).but(parallelism=2)
     target = move.text["target"]
-    codes = []
-    while not move.session().ledger.entries(phase="validate") and len(codes) < 30:
-        pid = forker.start(move)
-        time.sleep(chance.uniform(0.05, 0.2) * len(codes))  # longer and longer, so that it does come to an end
-        with contextlib.suppress(ProcessLookupError):  # it came to its end before us
-            os.kill(pid, signal.SIGKILL)
-        codes.append(forker.end(pid))
+
+    codes = list(forker.killed_at_random(move, chance, 0.05))
 
     assert codes.count(-signal.SIGKILL) >= 2
     assert set(codes) <= {0, -signal.SIGKILL}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import re
 import signal
-import time
 
 import pytest
 
@@ -97,12 +95,8 @@ def test_runs_killed_at_random_moments_come_to_the_same_end(move, target, expect
     chance = random.Random(20250714)
     before = {}
     codes = []
-    while not move.session().ledger.entries(phase="validate") and len(codes) < 30:
-        pid = forker.start(move)
-        time.sleep(chance.uniform(0.1, 0.2) * len(codes))  # longer and longer, so that it does come to an end
-        with contextlib.suppress(ProcessLookupError):  # it came to its end before us
-            os.kill(pid, signal.SIGKILL)
-        codes.append(forker.end(pid))
+    for code in forker.killed_at_random(move, chance, 0.1):
+        codes.append(code)
         assert before.items() <= finished(move, "export").items()
         before = finished(move, "export")
 
