@@ -11,6 +11,7 @@ from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.phases.preflight import look
 from agui_pipelines.phases.session import Session
+from agui_pipelines.units import amount
 
 _REFUSED: Final = 3
 _NAMED: Final = 5
@@ -50,7 +51,7 @@ def _print(values: dict[str, Any]) -> None:
     cost = values["cost"]
     output.say(
         f"\nCost of this: {cost['commands']:,} commands or files, {cost['records']:,} states read "
-        f"({size(cost['bytes_read'])}), {cost['seconds']:.1f} s"
+        f"({amount(cost['bytes_read'])}), {cost['seconds']:.1f} s"
     )
 
 
@@ -65,15 +66,15 @@ def _facts(values: dict[str, Any]) -> dict[str, str]:
         "States": count("states"),
         "Versions": count("versions") if values["versions"] else "",
         "Snapshots": count("snapshots") if values["snapshots"] else "",
-        "Documents": "" if values["document_bytes"] is None else size(values["document_bytes"]),
+        "Documents": "" if values["document_bytes"] is None else amount(values["document_bytes"]),
         "Takes there": ""
         if values["stored_bytes"] is None
-        else f"{size(values['stored_bytes'])}, {values['stored_bytes_of']}",
+        else f"{amount(values['stored_bytes'])}, {values['stored_bytes_of']}",
     }
     if sizes["count"]:
-        percentiles = ", ".join(f"{name} {size(sizes[name])}" for name in ("average", "p50", "p95", "p99", "maximum"))
+        percentiles = ", ".join(f"{name} {amount(sizes[name])}" for name in ("average", "p50", "p95", "p99", "maximum"))
         facts[f"Size of a state ({values['sizes_of']})"] = percentiles
-        facts["Largest"] = ", ".join(f"{each['id']} ({size(each['bytes'])})" for each in sizes["largest"][:_NAMED])
+        facts["Largest"] = ", ".join(f"{each['id']} ({amount(each['bytes'])})" for each in sizes["largest"][:_NAMED])
     for kind, lengths in values["histories"].items():
         if lengths["maximum"]:
             facts[f"{kind.capitalize()} of a state"] = ", ".join(
@@ -133,12 +134,3 @@ def _rows(title: str, values: Mapping[str, object]) -> None:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} ({count:,})" for name, count in counts.items())
-
-
-def size(count: float) -> str:
-    """Bytes for people: ``1.5 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:  # noqa: PLR2004 - the unit
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1024
-    return f"{count:,.1f} TiB"

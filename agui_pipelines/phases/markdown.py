@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from agui_pipelines.losses import FORM, MEANING
-from agui_pipelines.phases.strategy import amount, duration
 from agui_pipelines.phases.timeline import BETWEEN, START_UP, TOTAL
+from agui_pipelines.units import amount, duration
 
 TITLES: Final = {
     START_UP: "start-up, and around the steps",

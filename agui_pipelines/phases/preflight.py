@@ -7,7 +7,8 @@ from typing import Any, Final, Literal
 
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.assess import PHASE, Assessment, assess
-from agui_pipelines.phases.compatibility import Check, blocks, check, require_possible
+from agui_pipelines.phases.checks import Check
+from agui_pipelines.phases.compatibility import blocks, check, require_possible
 from agui_pipelines.phases.plan import Purpose, require_usable, resumable
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session

@@ -25,6 +25,7 @@ def risks(
 ) -> list[dict[str, str]]:
     """`loss_ledger`: that of the plan's document; `held`: how many records the target holds already."""
     found = [*_of_writers(strategy), *_of_losses(loss_ledger), *_of_target(migration, held), *_of_timeline(rehearsal)]
+    found += _of_throughput(migration.requirements.min_throughput, rehearsal)
     found.append(
         Risk(
             "The process, its machine or a server goes down during the run.",
@@ -71,6 +72,20 @@ def _of_target(migration: Migration, held: int) -> Iterator[Risk]:
         yield Risk(
             "An import that fails leaves the target half written (on_failure: keep).",
             "Run again to resume, or take it back with `agui-migrate rollback`.",
+        )
+
+
+def _of_throughput(required: float | None, rehearsal: Rehearsal) -> Iterator[Risk]:
+    """Only writing is measured: it is what a rehearsal has the target do as an application does it, if in larger batches."""
+    largest = max(rehearsal.rounds, key=lambda each: each.keys, default=None)
+    if required is None or largest is None:
+        return
+    written = largest.keys / largest.seconds["import"]
+    if written < required:
+        yield Risk(
+            f"The target took {written:,.0f} states a second in the rehearsal, and {required:,.0f} are required "
+            "(requirements.min_throughput).",
+            "Choose a faster target, or see what slows this one: its disks, its settings, the network, other load.",
         )
 
 

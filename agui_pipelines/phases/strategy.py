@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from agui_pipelines.phases.timeline import Seconds
 from agui_pipelines.spec import Strategy, StrategyType
+from agui_pipelines.units import amount, duration
 
 MONTH: Final = 30 * 24 * 3600.0
 SHORT: Final = 15 * 60.0
@@ -139,20 +140,3 @@ def _window(kind: StrategyType, facts: Facts, total: Seconds | None, rate: float
         return None, meaning + "; how much that is, is not known"
     shares = [min(1.0, facts.updates * s / max(1, facts.keys)) * s for s in (total.low, total.expected, total.high)]
     return Seconds(*shares) + switch, meaning
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``5 min``, ``2 h 13 min``."""
-    if seconds < 120:  # noqa: PLR2004 - two minutes
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def amount(size: float) -> str:
-    """``1.5 GiB``."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:  # noqa: PLR2004 - units are powers of it
-            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} GiB"

@@ -17,7 +17,8 @@ from agui_pipelines.errors import RefusedError, SpecError
 from agui_pipelines.phases import assess as phase
 from agui_pipelines.phases import compatibility
 from agui_pipelines.phases.assess import assess
-from agui_pipelines.phases.compatibility import Check, blocks, check, require_possible
+from agui_pipelines.phases.checks import Check
+from agui_pipelines.phases.compatibility import blocks, check, require_possible
 from agui_pipelines.stores import file_measuring, redis_measuring
 
 STORES = ["redis", "postgresql", "file"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agui_pipelines.phases.strategy import SWITCH, Facts, amount, duration, recommend
+from agui_pipelines.phases.strategy import SWITCH, Facts, recommend
 from agui_pipelines.phases.timeline import Seconds
 from agui_pipelines.spec import Strategy
 
@@ -77,17 +77,3 @@ def test_a_blue_green_window_is_for_what_changes_meanwhile() -> None:
     assert few.window is not None
     assert few.window.high < HOURS.low
     assert unknown.window is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"), [(42.4, "42 s"), (119, "119 s"), (120, "2 min"), (8000, "2 h 13 min"), (3600, "1 h 0 min")]
-)
-def test_a_duration_is_told_in_words(seconds, told) -> None:
-    assert duration(seconds) == told
-
-
-@pytest.mark.parametrize(
-    ("size", "told"), [(0, "0 B"), (1023, "1,023 B"), (1536, "1.5 KiB"), (5 * 2**30, "5.0 GiB"), (2**41, "2,048.0 GiB")]
-)
-def test_an_amount_is_told_in_words(size, told) -> None:
-    assert amount(size) == told
