@@ -42,8 +42,17 @@ def dumps(value: Any) -> bytes:
         if isinstance(error, _NotJsonError):
             raise
         # Integers over 64 bits, lone surrogates, many levels: the slower writer can.
-        text: str = simplejson.dumps(value, use_decimal=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-        return text.encode("ascii")
+        try:
+            return _slowly(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return _slowly(value, ensure_ascii=True).encode("ascii")
+
+
+def _slowly(value: Any, *, ensure_ascii: bool) -> str:
+    text: str = simplejson.dumps(
+        value, use_decimal=True, separators=(",", ":"), ensure_ascii=ensure_ascii, allow_nan=False
+    )
+    return text
 
 
 def members(document: bytes) -> dict[str, bytes]:

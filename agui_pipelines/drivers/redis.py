@@ -16,7 +16,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ _IDLE_PARSER_BYTES: Final = 1024 * 1024
 _PARSER_BYTES: Final = 16 * 1024 * 1024
 """What goes through a parser before it is replaced: it keeps the memory of the largest reply that it has seen."""
 _INCOMPLETE: Final = object()
+_HUNG_UP: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _GLOB_SPECIAL: Final = re.compile(rb"[*?\[\\]")
 
 
@@ -172,12 +173,15 @@ class RedisWire:
         return self.checked(self.receive(self.send(burst)))
 
     def send(self, burst: Burst) -> Pending:
-        """Put commands on the wire; `receive` awaits their replies. Others may be sent, and received, between."""
+        """Put commands on the wire; `receive` awaits their replies. Others may be sent, and received, between.
+
+        That the server has hung up is told by `receive`, since it may have said why.
+        """
         sock = self._connected()
         pending = Pending(burst.replies)
         self.asked += burst.replies
         self._pending.append(pending)
-        with self._guarded():
+        with self._guarded(), suppress(*_HUNG_UP):
             for data in _coalesced(burst.parts):
                 self._transmit(sock, data)
         return pending
@@ -297,8 +301,7 @@ class RedisWire:
                     reply, hiredis.ReplyError
                 ):  # some refusals come before anything is asked, and then the end
                     raise self.failure(reply) from None
-            hung_up = isinstance(error.__cause__, ConnectionError) and pending is not None
-            if self._server is None and (hung_up or isinstance(error.__cause__, ssl.SSLError)):
+            if self._server is None and isinstance(error.__cause__, (ConnectionError, ssl.SSLError)):
                 raise silent(error, self._target) from error
             raise
 

@@ -16,6 +16,8 @@ import redis
 import yaml
 
 from agui_pipelines import spec
+
+from tests import partitions  # isort: skip - before the definitions
 from agui_pipelines.definitions import defs
 from agui_pipelines.resources import MigrationRun
 
@@ -53,7 +55,7 @@ class Launcher:
         return defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             resources={"migration": MigrationRun(migration, **options)},
-            tags=_ranges("00", "15"),
+            tags=partitions.tags(),
             run_config=QUIET,
             raise_on_error=check,
         )
@@ -63,7 +65,7 @@ class Launcher:
         job: str = "migrate",
         *,
         assets: list[str] | None = None,
-        ranges: tuple[str, str] = ("00", "15"),
+        ranges: tuple[str, str] = (partitions.RANGES[0], partitions.RANGES[-1]),
         check: bool = False,
         run_id: str | None = None,
         tags: dict[str, str] | None = None,
@@ -76,15 +78,11 @@ class Launcher:
         return defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey(name) for name in assets] if assets else None,
-            tags={**_ranges(*ranges), **(tags or {})},
+            tags={**partitions.tags(*ranges), **(tags or {})},
             run_config={**QUIET, "resources": {"migration": {"config": settings}}},
             raise_on_error=check,
             run_id=run_id,
         )
-
-
-def _ranges(first: str, last: str) -> dict[str, str]:
-    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
 @pytest.fixture
@@ -113,6 +111,7 @@ def launcher(legacy: redis.Redis, redis_url: str, target, instance: dg.DagsterIn
     """Launches a migration of the legacy system into an empty PostgreSQL database."""
     text = {
         "name": "launched",
+        "ranges": partitions.LOADED_RANGES,
         "source": {"type": "redis_keys", "connection_url": redis_url, "match": "session:*"},
         "target": target,
         "transforms": [{"strip_prefix": {"prefix": "session:"}}],

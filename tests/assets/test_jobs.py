@@ -12,8 +12,8 @@ import yaml
 from agui_pipelines import spec
 from agui_pipelines.definitions import defs
 from agui_pipelines.errors import CollisionError, RejectLimitError, StagingError, UnreachableError
+from tests.partitions import RANGES, tags
 
-RANGES = [f"{i:02}" for i in range(16)]
 RANGED = ["exported_snapshot", "staged_snapshot", "target_states"]
 STAGES = ["exported", "staged", "loaded"]
 MEASURED = {"dagster/row_count", "bytes", "records_per_second", "seconds"}
@@ -49,7 +49,7 @@ def test_one_run_materializes_every_range_and_proves_the_result(launcher, moved)
     assert moved() == {f"{i:03}": {"number": i} for i in range(100)}
     for asset in RANGED:
         found = materialized(result, asset)
-        assert sorted(found) == RANGES
+        assert sorted(found) == list(RANGES)
         assert all(metadata.keys() >= {*MEASURED, "plan_id"} for metadata in found.values())
         assert all(metadata["dagster/row_count"] == 100 for metadata in found.values())
     for asset in ("exported_snapshot", "staged_snapshot"):
@@ -79,15 +79,15 @@ def test_one_run_materializes_every_range_and_proves_the_result(launcher, moved)
 
 def test_two_ranges_alone_leave_the_others_and_cannot_be_proven(launcher, moved):
     assert launcher.launch(assets=["migration_plan"]).success
-    assert launcher.launch(ranges=("03", "04"), assets=RANGED).success
+    assert launcher.launch(ranges=("01", "02"), assets=RANGED).success
     part = moved()
     assert part
-    assert len(part) < 30
+    assert len(part) < 70
 
     result = launcher.run("validate", check=False)
 
     description, _ = failure_of(result, "validation_report")
-    assert "00, 01, 02, 05" in description
+    assert "00, 03" in description
     assert description.endswith("Import them, then validate.")
 
 
@@ -282,9 +282,8 @@ def test_the_launchpad_takes_the_file_of_the_environment(launcher, moved, monkey
 def test_the_job_dry_run_is_dry_without_being_told(launcher, moved, monkeypatch):
     (launcher.folder / "migration.yaml").write_text(yaml.safe_dump(launcher.text))
     monkeypatch.setenv(spec.FILE_VARIABLE, str(launcher.folder / "migration.yaml"))
-    ranges = {"dagster/asset_partition_range_start": "00", "dagster/asset_partition_range_end": "15"}
 
-    result = defs.resolve_job_def("dry_run").execute_in_process(instance=launcher.instance, tags=ranges)
+    result = defs.resolve_job_def("dry_run").execute_in_process(instance=launcher.instance, tags=tags())
 
     assert result.success
     assert materialized(result, "import_preview")

@@ -22,6 +22,7 @@ import yaml
 from agui_pipelines import spec
 from agui_pipelines.cli.app import main
 from tests.integration.conftest import Move
+from tests.partitions import LOADED_RANGES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).with_name("agui-migrate")
@@ -151,6 +152,7 @@ def text(legacy: redis.Redis, redis_url: str, postgres_url: str) -> dict[str, An
     """A migration of the legacy system into an empty PostgreSQL database."""
     return {
         "name": "moved",
+        "ranges": LOADED_RANGES,
         "source": {"type": "redis_keys", "connection_url": redis_url, "match": "session:*"},
         "target": {"type": "postgresql", "connection_url": postgres_url},
         "transforms": [{"strip_prefix": {"prefix": "session:"}}],

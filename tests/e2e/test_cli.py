@@ -26,6 +26,7 @@ from agui_pipelines.cli.home import open_instance
 from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.embedded.workload import fill
 from agui_pipelines.phases.session import Session
+from tests.partitions import LOADED_RANGES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PASSWORD = "c4n4ry-5f3e9b21"
@@ -858,7 +859,7 @@ def test_a_run_that_is_stopped_leaves_nothing_running_and_is_resumed(
     assert resumed.code == 0, resumed.err
     assert resumed.json["migrated_states"] == LARGE + 30
     again = [e.unit for e in Session.open(spec.load(file)).ledger.entries(phase="export")]
-    assert len(again) == len(set(again)) == 16
+    assert len(again) == len(set(again)) == LOADED_RANGES
     with open_instance(dagster_home) as instance:
         runs = instance.get_runs(dg.RunsFilter(tags={"agui/migration": "moved"}))
     assert runs

@@ -20,10 +20,10 @@ import yaml
 from agui_pipelines.cli.home import open_instance
 from agui_pipelines.definitions import defs
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
+from tests.partitions import tags
 
 MARK = b"c4n4ry"
 CANARY = f"{MARK.decode()}7d1f0a55"
-RANGES = {"dagster/asset_partition_range_start": "00", "dagster/asset_partition_range_end": "15"}
 
 
 def contents(file):
@@ -155,7 +155,7 @@ def launched(home, file):
     config = {**quiet, "resources": {"migration": {"config": {"migration_file": str(file)}}}}
     with open_instance(home) as instance:
         job = defs.resolve_job_def("migrate")
-        return job.execute_in_process(instance=instance, tags=RANGES, run_config=config, raise_on_error=False).success
+        return job.execute_in_process(instance=instance, tags=tags(), run_config=config, raise_on_error=False).success
 
 
 def test_credentials_are_neither_printed_nor_stored(

@@ -10,6 +10,8 @@ import urllib.request
 import psycopg
 import pytest
 
+from tests.partitions import RANGES
+
 SLOW = """
     CREATE TABLE ag_states (state_id varchar(255) PRIMARY KEY, data jsonb NOT NULL,
         created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now());
@@ -92,8 +94,8 @@ def test_a_run_terminated_in_the_ui_is_taken_back_and_can_be_resumed(
         "runConfigData": {"resources": {"migration": {"config": {"migration_file": str(file)}}}},
         "executionMetadata": {
             "tags": [
-                {"key": "dagster/asset_partition_range_start", "value": "00"},
-                {"key": "dagster/asset_partition_range_end", "value": "15"},
+                {"key": "dagster/asset_partition_range_start", "value": RANGES[0]},
+                {"key": "dagster/asset_partition_range_end", "value": RANGES[-1]},
             ]
         },
     }

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agui_pipelines import documents
@@ -108,6 +108,14 @@ def test_a_double_is_written_so_that_it_reads_back_as_the_same_double(number: fl
 
 def test_non_ascii_text_is_written_as_utf8() -> None:
     assert documents.dumps({"é": "東京😀"}) == '{"é":"東京😀"}'.encode()
+
+
+@given(st.text())
+@example("\x7f\u2028\u2029\ufeff")
+def test_text_is_spelled_alike_whatever_stands_beside_it(text: str) -> None:
+    """Integers over 64 bits take another way."""
+    beside = b"," + str(2**70).encode()
+    assert documents.dumps([text, 2**70]) == documents.dumps([text])[:-1] + beside + b"]"
 
 
 def test_lone_surrogates_are_written_as_escapes_and_come_back() -> None:

@@ -223,8 +223,9 @@ def test_user_and_password_of_the_options_win_over_those_of_the_url(redis_url: s
             client.execute_command("ACL", "DELUSER", "reader")
 
 
-def test_an_alert_that_ends_the_session_is_told(folder: Path) -> None:
-    """OpenSSL says why it refuses a client before it hangs up."""
+@pytest.mark.parametrize("at_once", [False, True], ids=["while_we_speak", "before_we_speak"])
+def test_an_alert_that_ends_the_session_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    """OpenSSL says why it refuses a client before it hangs up, which may be before we have sent our first command."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
     context.load_verify_locations(folder / "ca.pem")
@@ -234,7 +235,15 @@ def test_an_alert_that_ends_the_session_is_told(folder: Path) -> None:
         client, _ = listener.accept()
         with client, pytest.raises(ssl.SSLError):
             context.wrap_socket(client, server_side=True)
+        hung_up.set()
 
+    def log_in(wire: RedisWire) -> None:
+        logged_in(wire)
+        assert not at_once or hung_up.wait(10)
+
+    hung_up = threading.Event()
+    logged_in = RedisWire._log_in
+    monkeypatch.setattr(RedisWire, "_log_in", log_in)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=refuse)
         thread.start()

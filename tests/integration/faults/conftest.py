@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import yaml
@@ -25,6 +25,7 @@ from agui_pipelines.progress import Progress
 from tests.e2e.conftest import agui_migrate, command, dagster_home, start  # noqa: F401 - fixtures
 from tests.integration.conftest import Move
 from tests.integration.faults.proxy import Fault, Proxy, Swallower
+from tests.partitions import LOADED_RANGES
 
 
 @dataclass
@@ -124,9 +125,6 @@ def through(config: dict[str, Any], proxy: Proxy) -> dict[str, Any]:
     return {**config, "connection_url": proxy.url}
 
 
-LOADED_RANGES: Final = 16
-"""The key ranges that a command within this process works with: Dagster's partitions are made when it is imported."""
-
 STRIP = [{"strip_prefix": {"prefix": "session:"}}]
 
 
@@ -136,7 +134,7 @@ def between(migration: Callable[..., Move]) -> Callable[..., Move]:
 
     def make(source: dict[str, Any], target: dict[str, Any], **more: Any) -> Move:
         steps = STRIP if source["type"] == "redis_keys" else []
-        defaults = {"ranges": 4, "batch_size": 40, "parallelism": 1, "transforms": steps}
+        defaults = {"ranges": LOADED_RANGES, "batch_size": 40, "parallelism": 1, "transforms": steps}
         return migration(source=source, target=target, **{**defaults, **more})
 
     return make

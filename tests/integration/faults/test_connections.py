@@ -19,7 +19,7 @@ from agui_pipelines.drivers.redis import RedisWire
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
 from agui_pipelines.errors import ConnectionFailedError, StoreBusyError, UnreachableError
 from agui_pipelines.phases import retry
-from tests.integration.faults.conftest import LOADED_RANGES, run, through
+from tests.integration.faults.conftest import run, through
 from tests.integration.faults.places import TABLES, as_values, fill, held, made_up
 from tests.integration.faults.proxy import Fault
 
@@ -304,7 +304,7 @@ def test_the_command_tells_that_it_tries_again_and_what_came_of_it(
     fill(source, ONLY_STATES)
     size = sum(len(str(value)) for value in ONLY_STATES.values())
     proxy = proxied(target["connection_url"], Fault("away", "up", 20_000 + size // 2, count=refused))
-    move = between(source, through(target, proxy), limits={"retries": 2}, ranges=LOADED_RANGES)
+    move = between(source, through(target, proxy), limits={"retries": 2})
 
     said = command("run", written(move))
 

@@ -14,7 +14,7 @@ import redis
 
 from agui_pipelines.embedded import EmbeddedRedis
 from tests.e2e.conftest import CHECKOUT, COMMAND, Said
-from tests.integration.faults.conftest import LOADED_RANGES, run
+from tests.integration.faults.conftest import run
 from tests.integration.faults.places import as_values, fill, held
 
 CHANCE = random.Random(20250718)
@@ -120,10 +120,10 @@ def test_a_redis_that_is_full_is_an_error_and_the_run_goes_on_once_there_is_room
     fill(source, CONTENT)
     with EmbeddedRedis(settings={"maxmemory": "6mb", "maxmemory-policy": "noeviction"}) as server:
         target = {"type": "redis", "connection_url": server.url}
-        refused = command("run", written(between(source, target, ranges=LOADED_RANGES)))
+        refused = command("run", written(between(source, target)))
         assert (refused.code, "target_memory" in refused.error) == (3, True)
         assert held(target) == {}
-        move = between(source, target, ranges=LOADED_RANGES, assessment={"accept": ["target_memory"]})
+        move = between(source, target, assessment={"accept": ["target_memory"]})
 
         said = command("run", written(move))
 

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from agui_pipelines.embedded import EmbeddedRedis
-from tests.integration.faults.conftest import LOADED_RANGES, run, through
+from tests.integration.faults.conftest import run, through
 from tests.integration.faults.places import TABLES, as_values, fill, held, made_up
 from tests.integration.faults.proxy import Swallower
 
@@ -25,7 +25,7 @@ def test_one_write_in_ten_thousand_that_redis_never_got_is_named(place, between,
     fill(source, CONTENT)
     swallower = Swallower(lambda number: number % 10_000 == 6_543)
     proxy = proxied(target["connection_url"], swallower=swallower)
-    move = between(source, through(target, proxy), parallelism=2, batch_size=1000, ranges=LOADED_RANGES)
+    move = between(source, through(target, proxy), parallelism=2, batch_size=1000)
 
     said = command("run", written(move), "--json")
 
@@ -76,7 +76,7 @@ def test_a_redis_that_evicts_what_it_was_given_is_found_out(place, between, writ
     with EmbeddedRedis(settings={"maxmemory": "5mb", "maxmemory-policy": "allkeys-lru"}) as server:
         target = {"type": "redis", "connection_url": server.url}
         accepted = {"accept": ["target_eviction", "target_memory"]}
-        move = between(source, target, batch_size=1000, ranges=LOADED_RANGES, assessment=accepted)
+        move = between(source, target, batch_size=1000, assessment=accepted)
 
         said = command("run", written(move), "--json")
 
