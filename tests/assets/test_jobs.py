@@ -121,7 +121,7 @@ def test_a_critical_expectation_that_fails_stops_the_run_before_the_import(expec
     assert row["unexpected"] == 3
     assert row["ids"] == f"{ids}000, {ids}001, {ids}002"
     done = {e.asset_key.to_user_string() for e in result.get_asset_materialization_events()}
-    assert done == {"migration_plan", "exported_snapshot", last}
+    assert done == {"source_assessment", "migration_plan", "exported_snapshot", last}
     assert moved() is None
 
 
@@ -212,12 +212,12 @@ def test_a_refused_run_is_a_failure_that_says_what_to_do_and_is_not_retried(laun
     assert moved() is None
 
 
-def test_an_unreachable_server_fails_the_plan_and_nothing_else_runs(launcher, moved):
+def test_an_unreachable_server_fails_the_assessment_and_nothing_else_runs(launcher, moved):
     unreachable = launcher.but(source={**launcher.text["source"], "connection_url": "redis://127.0.0.1:1/0"})
 
     result = unreachable.run(check=False)
 
-    description, metadata = failure_of(result, "migration_plan")
+    description, metadata = failure_of(result, "source_assessment")
     assert "127.0.0.1:1 cannot be reached" in description
     assert metadata["error"] == UnreachableError.__name__
     assert not result.get_asset_materialization_events()

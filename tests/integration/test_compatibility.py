@@ -15,7 +15,7 @@ import redis
 from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.errors import RefusedError, SpecError
 from agui_pipelines.phases import assess as phase
-from agui_pipelines.phases import compatibility
+from agui_pipelines.phases import checks_of_place, compatibility
 from agui_pipelines.phases.assess import assess
 from agui_pipelines.phases.checks import Check
 from agui_pipelines.phases.compatibility import blocks, check, require_possible
@@ -313,7 +313,7 @@ def test_an_empty_source_warns(source, checked, config):
 
 
 def test_the_rules_of_the_guide(source, checked, config, monkeypatch):
-    monkeypatch.setattr(compatibility, "LARGE_VOLUME", 50_000)
+    monkeypatch.setattr(checks_of_place, "LARGE_VOLUME", 50_000)
     monkeypatch.setattr(compatibility, "LARGE_STATE", 10_000)
     states = source({"large": {"x": "y" * 60_000}, "small": {}})
     found = checked(states, config("file", "target"), requirements={"max_latency": "5ms"})
