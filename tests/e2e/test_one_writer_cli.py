@@ -9,6 +9,7 @@ import time
 import pytest
 
 from agui_pipelines.owner import Owner
+from tests.partitions import LOADED_RANGES
 
 WAITING = """
 import time
@@ -30,6 +31,7 @@ def text(tmp_path):
     (tmp_path / "states.jsonl").write_text('{"id": "a", "n": 1}\n{"id": "b", "n": 2}\n')
     return {
         "name": "first",
+        "ranges": LOADED_RANGES,
         "source": {"type": "jsonl", "path": "states.jsonl", "id": "id"},
         "target": {"type": "file", "file_options": {"base_dir": str(tmp_path / "store"), "durable": False}},
         "transforms": [{"python": "shapes_waiting:wait"}],
@@ -76,7 +78,8 @@ def test_a_second_run_is_refused_and_runs_once_the_first_was_killed(running, com
     assert not (tmp_path / "store" / ".agui-lock").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+@pytest.mark.long  # an interrupted run, and one that was killed, are in the default suite
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_releases_the_lock(running, number, tmp_path):
     lock = tmp_path / "store" / ".agui-lock"
     assert json.loads(json.loads(lock.read_bytes())["owner"])["migration"] == "first"

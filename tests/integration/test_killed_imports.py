@@ -17,6 +17,7 @@ import redis
 from agui_pipelines.errors import StagingError
 from agui_pipelines.phases.backup import find, restore
 from agui_pipelines.ports import Snapshot, Version
+from tests.cases import thinned
 from tests.integration.forker import Forker
 
 BACKENDS = ["file", "redis", "postgresql"]
@@ -143,8 +144,7 @@ SENT = [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("when", "number"), SENT)
+@pytest.mark.parametrize(("backend", "when", "number"), thinned(BACKENDS, SENT))
 def test_an_import_killed_in_a_batch_does_that_batch_again_and_no_other(to, opened, forker, backend, when, number):
     move = to(backend)
     target = move.text["target"]
@@ -167,8 +167,7 @@ RECORDED = [
 """Where a run is killed, and how many records at most the next one then finds unchanged."""
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("point", "most"), RECORDED)
+@pytest.mark.parametrize(("backend", "point", "most"), thinned(BACKENDS, RECORDED))
 def test_an_import_killed_between_batches_does_what_is_recorded_never_again(to, opened, forker, backend, point, most):
     move = to(backend)
     target = move.text["target"]

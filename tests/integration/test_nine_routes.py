@@ -184,7 +184,10 @@ def test_between_two_redis_not_a_byte_changes(migration, config, opened):
 # Same kind, another place
 
 
-@pytest.mark.parametrize("options", [{"shard_count": 7}, {"enable_sharding": False}, {"shard_count": 300}])
+@pytest.mark.parametrize(
+    "options",
+    [{"shard_count": 7}, {"enable_sharding": False}, pytest.param({"shard_count": 300}, marks=pytest.mark.long)],
+)
 def test_files_move_to_another_number_of_shards(migration, config, opened, options):
     first, second = config("file", "first"), config("file", "second")
     second["file_options"] |= options

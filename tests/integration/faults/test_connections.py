@@ -19,6 +19,7 @@ from agui_pipelines.drivers.redis import RedisWire
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
 from agui_pipelines.errors import ConnectionFailedError, StoreBusyError, UnreachableError
 from agui_pipelines.phases import retry
+from tests.cases import thinned
 from tests.integration.faults.conftest import run, through
 from tests.integration.faults.places import TABLES, as_values, fill, held, made_up
 from tests.integration.faults.proxy import Fault
@@ -38,9 +39,7 @@ def require_whole(source, target, content=VALUES):
     assert held(source) == content
 
 
-@pytest.mark.parametrize("when", [0.3, 0.8])
-@pytest.mark.parametrize("do", [*BREAKS, "delay"])
-@pytest.mark.parametrize("kind", ["redis", "postgresql"])
+@pytest.mark.parametrize(("kind", "do", "when"), thinned(["redis", "postgresql"], [*BREAKS, "delay"], [0.3, 0.8]))
 def test_a_target_whose_connection_breaks_while_it_is_written_gets_everything_once(
     place, between, proxied, kind, do, when
 ):
@@ -57,8 +56,7 @@ def test_a_target_whose_connection_breaks_while_it_is_written_gets_everything_on
     require_whole(source, target)
 
 
-@pytest.mark.parametrize("do", [*BREAKS, "delay"])
-@pytest.mark.parametrize("kind", ["redis", "redis_keys", "postgresql"])
+@pytest.mark.parametrize(("kind", "do"), thinned(["redis", "redis_keys", "postgresql"], [*BREAKS, "delay"]))
 def test_a_source_whose_replies_are_cut_is_read_again_and_nothing_counted_twice(place, between, proxied, kind, do):
     content = ONLY_STATES if kind == "redis_keys" else CONTENT
     source, target = place(kind, "source"), place(OTHER[kind], "target")

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from tests.cases import thinned
 from tests.integration.faults.conftest import run
 from tests.integration.faults.places import as_values, fill, held, made_up
 
@@ -31,8 +32,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("kind", ["file", "redis", "postgresql"])
+@pytest.mark.parametrize(("kind", "damage"), thinned(["file", "redis", "postgresql"], DAMAGES))
 def test_damage_of_what_was_staged_is_told_before_anything_is_written(place, between, kind, damage):
     pattern, spoil, says, fresh_helps = DAMAGES[damage]
     source, target = place("redis_keys", "source"), place(kind, "target")
@@ -65,7 +65,7 @@ def test_damage_of_what_was_staged_is_told_before_anything_is_written(place, bet
         pytest.param("half a ledger entry", marks=pytest.mark.long),
     ],
 )
-def test_the_command_ends_with_an_error_over_a_damaged_workspace(place, between, written, agui_migrate, damage):
+def test_the_command_ends_with_an_error_over_a_damaged_workspace(place, between, written, command, damage):
     pattern, spoil, says, _ = DAMAGES[damage]
     source, target = place("redis_keys", "source"), place("file", "target")
     fill(source, CONTENT)
@@ -74,7 +74,7 @@ def test_the_command_ends_with_an_error_over_a_damaged_workspace(place, between,
     [file] = move.workspace.glob(pattern)
     file.write_bytes(spoil(file.read_bytes()))
 
-    said = agui_migrate("run", written(move))
+    said = command("run", written(move))
 
     assert said.code == 1
     assert says in said.error

@@ -53,6 +53,7 @@ def test_what_breaks_in_the_worker_is_told_and_the_worker_goes_on(worker: psutil
     assert worker.is_running()
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_is_told_and_another_takes_its_place(worker: psutil.Process) -> None:
     worker.kill()
     worker.wait()
@@ -61,6 +62,7 @@ def test_a_worker_that_dies_is_told_and_another_takes_its_place(worker: psutil.P
     assert run_suites_apart(SUITES, Frame.RECORDS, TABLE)[0].rows == len(ROWS)
 
 
+@pytest.mark.long
 def test_the_worker_ends_with_the_process_that_started_it_even_when_that_is_killed() -> None:
     script = """
         import time, psutil
