@@ -83,7 +83,7 @@ def test_an_open_plan_that_was_blocked_is_looked_at_again(launcher):
         blocked = launcher.but(target={"type": "redis", "connection_url": server.url})
         from agui_pipelines.phases.plan import plan  # noqa: PLC0415
 
-        session = Session.open(spec.parse({**blocked.text, "ranges": 16}, folder=blocked.folder))
+        session = Session.open(spec.parse(blocked.text, folder=blocked.folder))
         plan(session)
         for _ in range(2):
             with pytest.raises(dg.Failure, match="target_eviction"):

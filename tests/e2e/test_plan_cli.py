@@ -29,20 +29,31 @@ def schemas(url):
         ]
 
 
-@pytest.fixture
-def planned(command, text, written, tmp_path):
-    """A plan with a rehearsal, its migration file and what was printed."""
-    file = written({**text, "strategy": "big_bang"})
-    said = command("plan", file, "--json")
-    assert said.code == 0, said.err
-    return file, said.json
+def require_complete(values, shown):
+    """Everything that a decision needs."""
+    assert values["timeline"]["measured"] is True
+    low, expected, high = (values["timeline"]["total"][name] for name in ("low", "expected", "high"))
+    assert 0 < low < expected < high
+    assert values["strategy"]["recommended"] == values["strategy"]["asked"] == "big_bang"
+    assert values["strategy"]["reasons"]
+    assert values["strategy"]["maintenance_window"]["seconds"]["high"] > high
+    assert all(risk["risk"] and risk["mitigation"] for risk in values["risks"])
+    assert values["resources"]["workspace_bytes"] > 0
+    assert values["resources"]["target_bytes"] > 0
+    assert {row["property"] for row in values["loss_ledger"]} >= {"expiry", "duplicate_keys"}
+    for heading in ("## Strategy", "## Timeline", "## Resources", "## Risks", "## What this route keeps"):
+        assert heading in shown
 
 
 def test_a_plan_is_carried_out_by_the_next_run_and_compared_with_it(
-    planned, command, documents, redis_url, postgres_url, tmp_path
+    command, text, written, documents, redis_url, postgres_url, tmp_path
 ):
-    file, values = planned
+    file = written({**text, "strategy": "big_bang"})
+    planned = command("plan", file, "--json")
+    assert planned.code == 0, planned.err
+    values = planned.json
     kept = files(tmp_path)
+    require_complete(values, kept[f"{values['plan_id']}.md"].decode())
     assert documents() is None
     assert schemas(postgres_url) == ["public"]
     with redis.Redis.from_url(redis_url) as client:
@@ -65,24 +76,6 @@ def test_a_plan_is_carried_out_by_the_next_run_and_compared_with_it(
 
     again = command("plan", file, "--no-rehearsal", "--json").json
     assert again["plan_id"] != values["plan_id"]
-
-
-def test_a_plan_says_everything_that_a_decision_needs(planned, tmp_path):
-    _, values = planned
-
-    assert values["timeline"]["measured"] is True
-    low, expected, high = (values["timeline"]["total"][name] for name in ("low", "expected", "high"))
-    assert 0 < low < expected < high
-    assert values["strategy"]["recommended"] == values["strategy"]["asked"] == "big_bang"
-    assert values["strategy"]["reasons"]
-    assert values["strategy"]["maintenance_window"]["seconds"]["high"] > high
-    assert all(risk["risk"] and risk["mitigation"] for risk in values["risks"])
-    assert values["resources"]["workspace_bytes"] > 0
-    assert values["resources"]["target_bytes"] > 0
-    assert {row["property"] for row in values["loss_ledger"]} >= {"expiry", "duplicate_keys"}
-    shown = files(tmp_path)[f"{values['plan_id']}.md"].decode()
-    for heading in ("## Strategy", "## Timeline", "## Resources", "## Risks", "## What this route keeps"):
-        assert heading in shown
 
 
 def test_a_plan_without_a_rehearsal_has_no_timeline_and_its_run_compares_nothing(command, text, written, tmp_path):

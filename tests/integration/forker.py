@@ -37,6 +37,7 @@ from agui_pipelines.drivers.redis import RedisWire
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import plan
+from agui_pipelines.phases.rehearse import rehearse
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.phases.validate import validate
@@ -263,15 +264,20 @@ def arm(point):
         die_in_a_write(when, int(what))
 
 
+OTHERS = {
+    "upgrade": upgrade,
+    "schema": lambda session: Schema(session).up(),
+    "rehearse": lambda session: rehearse(session, plan(session), large=40),
+}
+"""What can be run besides a migration."""
+
+
 def run(text, folder, point, what):
     arm(point)
     session = Session.open(spec.parse(text, folder=Path(folder)))
     tell(os.getpid(), "began")
-    if what == "upgrade":
-        upgrade(session)
-        sys.exit(0)
-    if what == "schema":
-        Schema(session).up()
+    if other := OTHERS.get(what):
+        other(session)
         sys.exit(0)
     made = plan(session)
     names = [r.name for r in made.ranges]

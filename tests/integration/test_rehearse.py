@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -14,6 +15,7 @@ from agui_pipelines.phases.rehearse import rehearse
 from agui_pipelines.phases.timeline import BETWEEN, TIMED
 from agui_pipelines.ports import Version
 from agui_pipelines.stores import open_store, scratch
+from tests.integration.forker import Forker
 
 STORES = ("file", "redis", "postgresql")
 STATES = 60
@@ -94,6 +96,29 @@ def test_what_a_killed_rehearsal_left_is_removed_and_what_a_living_one_uses_is_n
     assert found.failure == ""
     assert scratches(session) == left
     assert session.workspace.names("rehearsals") == list(left)
+    assert held(opened, target) == {"mine": {"n": 1}}
+
+
+@pytest.mark.parametrize(
+    "kind", ["redis", pytest.param("file", marks=pytest.mark.long), pytest.param("postgresql", marks=pytest.mark.long)]
+)
+def test_a_rehearsal_that_was_killed_is_tidied_up_by_the_next(kind, migration, places, opened):
+    source, target = places(kind)
+    move = migration(source=source, target=target)
+    session = move.session()
+    forker = Forker()
+    try:
+        assert forker.end(forker.start(move, "batches 2", "rehearse")) == -signal.SIGKILL
+    finally:
+        forker.close()
+    assert len(scratches(session)) == len(session.workspace.names("rehearsals")) == 1
+    assert held(opened, target) == {"mine": {"n": 1}}
+
+    found = rehearsed(session)
+
+    assert (found.failure, found.left) == ("", "")
+    assert scratches(session) == {}
+    assert session.workspace.names("rehearsals") == []
     assert held(opened, target) == {"mine": {"n": 1}}
 
 

@@ -12,6 +12,7 @@ from agui_pipelines.errors import MigrationError, RefusedError, SpecError, Usage
 from agui_pipelines.phases.session import Session
 from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.upgrade.schema import Change, Record, Schema, chosen, found
+from tests.cases import thinned
 from tests.integration.forker import Forker
 from tests.integration.test_backup import everything, version
 
@@ -153,10 +154,9 @@ POINTS = [
     "after ledger/*-validate*",
     "before ledger/*-schema_done*",
 ]
-KILLED = [("redis", point) for point in POINTS] + [(b, p) for b in ("file", "postgresql") for p in POINTS[4:6]]
 
 
-@pytest.mark.parametrize(("place", "point"), KILLED, indirect=["place"])
+@pytest.mark.parametrize(("place", "point"), thinned(BACKENDS, POINTS), indirect=["place"])
 def test_a_killed_one_is_finished_and_changes_nothing_twice(point, move, store, forker):
     write(move, **{"0001_count": COUNT_UP, "0002_rename": RENAME})
     assert forker.end(forker.start(move, point, "schema")) == -signal.SIGKILL
