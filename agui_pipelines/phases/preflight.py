@@ -40,6 +40,8 @@ def look(session: Session, *, for_: For = "assess", sample: int | None = None) -
         found = assess(session, sample=sample, thorough=for_ == "assess")
         return found, check(session, found, trying=for_ in _WRITING)
 
+    with session.source() as source:
+        source.ping()  # the first contact, which is not tried again if nobody answers
     assessment, checks = retried(session, session.meter(PHASE), looked)
     public = {
         **assessment.to_dict(),

@@ -56,6 +56,7 @@ def test_a_source_that_cannot_be_reached(command, written, text):
     said = command("assess", written({**text, "source": {**text["source"], "connection_url": "redis://127.0.0.1:1"}}))
     assert said.code == 1
     assert "cannot be reached" in said.error
+    assert "Trying again" not in said.err
 
 
 def test_the_help_says_how_fast_it_looks(command):
