@@ -35,7 +35,7 @@ def test_this_process_lives() -> None:
 
 
 def test_a_process_that_ended_is_gone_even_before_it_was_waited_for() -> None:
-    code = "from agui_pipelines.owner import Owner; import sys; print(Owner.here('m').to_json().decode()); sys.stdin.read()"
+    code = "from agui_pipelines.owner import Owner; import sys; print(Owner.here('m').to_json().decode(), flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
