@@ -25,6 +25,15 @@ class Text(Protocol):
     """A text as mappings that are changed in place by `move` and `remove`, and nothing else."""
 
     root: MutableMapping[str, Any]
+    json: bool
+
+    def is_own(self, values: MutableMapping[str, Any], key: str) -> bool:
+        """Whether a key is written there, and not merged from elsewhere."""
+        ...
+
+    def is_shared(self, values: MutableMapping[str, Any], key: str) -> bool:
+        """Whether what a key holds is also held elsewhere, so that changing it would change that."""
+        ...
 
     def move(self, values: MutableMapping[str, Any], key: str, place: Sequence[str], value: Any) -> None:
         """Give a key of `values` another name, or a place in a mapping below that; at the place where it, or that, stands."""
@@ -42,13 +51,15 @@ def parsed(content: str, origin: str) -> Text:
 def _is_json(content: str) -> bool:
     try:
         simplejson.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
 
 class _Json:
     """Numbers stay as they are written; white space becomes that of the first indented line."""
+
+    json = True
 
     def __init__(self, content: str, origin: str) -> None:
         self._origin = origin
@@ -63,6 +74,12 @@ class _Json:
         if len(found) != len(pairs):
             raise SpecError(f"{self._origin} names a key twice.", remedy="Leave one of the two out.")
         return found
+
+    def is_own(self, values: MutableMapping[str, Any], key: str) -> bool:
+        return key in values
+
+    def is_shared(self, values: MutableMapping[str, Any], key: str) -> bool:  # noqa: ARG002 - JSON has no anchors
+        return False
 
     def move(self, values: MutableMapping[str, Any], key: str, place: Sequence[str], value: Any) -> None:
         first, *rest = place
@@ -90,6 +107,8 @@ class _Json:
 class _Yaml:
     """Comments go with the key that they stand beside or above."""
 
+    json = False
+
     def __init__(self, content: str, origin: str) -> None:
         self._yaml = _fitting(content)
         try:
@@ -101,6 +120,13 @@ class _Yaml:
         if not isinstance(root, CommentedMap):
             raise SpecError(f"{origin} holds no mapping of keys to values, so there is nothing to read from it.")
         self.root: MutableMapping[str, Any] = root
+
+    def is_own(self, values: MutableMapping[str, Any], key: str) -> bool:
+        return not isinstance(values, CommentedMap) or key in dict(values.non_merged_items())
+
+    def is_shared(self, values: MutableMapping[str, Any], key: str) -> bool:
+        held = values[key]
+        return not self.is_own(values, key) or (isinstance(held, CommentedMap) and held.yaml_anchor() is not None)
 
     def move(self, values: MutableMapping[str, Any], key: str, place: Sequence[str], value: Any) -> None:
         if not isinstance(values, CommentedMap):
