@@ -179,6 +179,43 @@ transforms:
     assert [move.key for move in found.moves] == ["source.StorageBackend", "source.Path", "target.KeyPrefix"]
 
 
+def test_comments_below_stay_below():
+    text = """\
+source:
+  StorageBackend: redis
+  redis_options:
+    db: 3
+    # end of options
+# of target
+target:
+  type: redis
+  PoolSize: 4
+  ReadTimeout: 3s
+  KeyPrefix: a # beside
+
+# the end
+"""
+    after = """\
+source:
+  type: redis
+  redis_options:
+    db: 3
+    # end of options
+    key_prefix: a
+# of target
+target:
+  type: redis
+  redis_options:
+    pool_size: 4
+    key_prefix: a # beside
+  read_timeout: 3s
+
+# the end
+"""
+    text = text.replace("  redis_options:\n", "  KeyPrefix: a\n  redis_options:\n")
+    assert upgraded(text, origin="x").text == after
+
+
 def test_numbers_and_order_of_json_stay():
     found = upgraded('{\n\t"n": 1.50,\n\t"StorageBackend": "file",\n\t"big": 12345678901234567890123\n}\n', origin="x")
     assert found.text == '{\n\t"n": 1.50,\n\t"type": "file",\n\t"big": 12345678901234567890123\n}\n'
