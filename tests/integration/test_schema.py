@@ -19,6 +19,7 @@ from agui_pipelines.errors import (
     ValidationFailedError,
 )
 from agui_pipelines.phases import backup
+from agui_pipelines.phases.rollback import rollback
 from agui_pipelines.phases.session import Session
 from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.transforms.schema_migration import directions
@@ -252,6 +253,23 @@ def test_histories_change_too_if_the_file_says_so(config, opened, migration, tmp
     done = Schema(Session.open(move.session().migration), "source").up()
     assert done.changed == 2
     assert (store.get_state("a"), store.get_version("a", "v").data) == (b'{"n":2}', b'{"n":1}')
+
+
+def test_what_was_applied_is_not_applied_again_in_another_store(config, opened, migration, tmp_path):
+    place, elsewhere = config("file", "store"), config("redis", "other")
+    opened(place).set_state("a", b'{"n":1}')
+    (tmp_path / "migrations").mkdir()
+    move = migration(source=place, target=elsewhere)
+    write(move, **{"1_count": COUNT_UP})
+    Schema(move.session(), "source").up()
+
+    move.run()
+
+    assert schema(move).up().changes == ()
+    target = opened(elsewhere)
+    assert (documents(target), target.applied()) == ({"a": {"n": 2}}, opened(place).applied())
+    rollback(move.session())
+    assert (target.get_state("a"), target.applied()) == (None, None)
 
 
 def test_a_source_that_is_no_store_has_no_schema(migration, tmp_path):
