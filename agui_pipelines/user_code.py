@@ -63,10 +63,12 @@ def load_file(file: Path, folder: Path, what: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     path, writes = str(folder), sys.dont_write_bytecode
     sys.path.append(path)
+    sys.modules[spec.name] = module  # where a dataclass, for one, looks for what its annotations name
     sys.dont_write_bytecode = True  # a cache is told from its source by a time in whole seconds
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        del sys.modules[spec.name]
         raise SpecError(f"The {what} {file.name} cannot be loaded: {told(error)}") from error
     finally:
         sys.dont_write_bytecode = writes

@@ -29,10 +29,10 @@ def upgrade(
         if not json:
             _print_steps(report)
         if not yes:
-            output.agree(
-                f"This upgrades {report.place} from {report.version} to {report.to}, after a backup. Nobody else may write "
-                "there meanwhile. Go on?"
-            )
+            what = f"upgrades {report.place} from {report.version} to {report.to}, after a backup"
+            if not report.steps:
+                what = f"only has {report.place} say that it is of version {report.to}"
+            output.agree(f"This {what}. Nobody else may write there meanwhile. Go on?")
 
     if dry_run:
         with output.progress() as listener:
@@ -54,7 +54,9 @@ def upgrade(
 
 def _print(report: UpgradeReport) -> None:
     if not report.steps:
-        output.say(f"{report.place} is of version {report.to}: there is nothing to upgrade.")
+        told = report.marker is not None and versions.says(report.marker, report.to)
+        marked = "" if told else f" It {'would say' if report.dry_run else 'says'} so from now on."
+        output.say(f"{report.place} is of version {report.to}: there is nothing to upgrade.{marked}")
         return
     if report.dry_run:
         _print_steps(report)

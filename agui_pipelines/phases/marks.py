@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from agui_pipelines.errors import LockLostError, StoreError
+from agui_pipelines.errors import ConnectionFailedError, LockLostError, StoreError
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import VALIDATE
 from agui_pipelines.ports import Store
+from agui_pipelines.spec import ForeignConfig
 from agui_pipelines.transforms import names
 from agui_pipelines.transforms.format_1_to_2 import NAME as FORMAT_1_TO_2
 from agui_pipelines.transforms.format_1_to_2 import SCHEMA_VERSION
 
 MARKED: Final = "marked"
 """Recorded before a plan changes the version marker of its target: what it was ``before``, and is ``after``."""
+CARRIED: Final = "carried"
+"""Recorded before a plan has its target say which schema migrations were ``applied``, where that said nothing of any."""
 
 _VERSION, _APPLIED = "version", "applied"
 
@@ -35,6 +38,9 @@ def marks_of(store: Store) -> dict[str, str | None] | None:
 def put_marks_back(session: Session, store: Store, marks: dict[str, str | None] | None, plan_id: str) -> None:
     """Let a store say of itself what it did when it was backed up, as a whole or before the first write of a plan."""
     if plan_id:
+        carried = session.ledger.last(CARRIED, plan_id=plan_id)
+        if carried is not None and store.applied() == carried.outputs["applied"].encode():
+            store.set_applied(None)
         marked = session.ledger.last(MARKED, plan_id=plan_id)
         if marked is not None and store.version() == marked.outputs["after"]:
             store.set_version(marked.outputs["before"])
@@ -74,3 +80,34 @@ def mark_format(session: Session, plan_id: str, *, others: int) -> None:
         raise
     except StoreError as error:
         meter.tell(f"The target cannot be marked as {SCHEMA_VERSION}: {error.message}")
+
+
+def carry_applied(session: Session, plan_id: str, *, others: int) -> None:
+    """After a migration was proven, have its target say which schema migrations its documents went through at the source.
+
+    Otherwise they would be applied to them again. A target that says something of its own is left as it is, and so is one that
+    holds `others` besides; that is told.
+    """
+    if session.migration.in_place or isinstance(session.migration.source, ForeignConfig):
+        return
+    meter = session.meter(VALIDATE)
+    try:
+        with session.source_store() as source:
+            applied = source.applied()
+        with session.target() as target:
+            before = target.applied()
+        if applied is None or before == applied:
+            return
+        if others or before is not None:
+            meter.tell(
+                "The source's documents went through schema migrations of which the target does not say the same; see "
+                "agui-migrate schema status, with --of source and without, before applying any."
+            )
+            return
+        with session.exclusive(), session.target() as target:
+            session.ledger.record(Entry(CARRIED, plan_id, outputs={"applied": applied.decode()}))
+            target.set_applied(applied)
+    except LockLostError:
+        raise
+    except (StoreError, ConnectionFailedError, UnicodeDecodeError) as error:
+        meter.tell(f"Which schema migrations the source's documents went through was not carried over: {error}")

@@ -25,7 +25,7 @@ from agui_pipelines.phases.expect import asked_of, expect_loaded, recorded, told
 from agui_pipelines.phases.import_ import imported
 from agui_pipelines.phases.integrity import Integrity
 from agui_pipelines.phases.leftovers import remove_leftovers
-from agui_pipelines.phases.marks import mark_format
+from agui_pipelines.phases.marks import carry_applied, mark_format
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.recheck import Recheck, SourceChanges, changed_at_source, look_again
 from agui_pipelines.phases.replay import Replay, replay
@@ -244,7 +244,9 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
         timeline=None if chosen else side_by_side(session.workspace, session.ledger, plan.plan_id),
     )
     if report.proven:
-        mark_format(session, plan.plan_id, others=report.kinds[Kind.STATE].extra.count)
+        others = report.kinds[Kind.STATE].extra.count
+        mark_format(session, plan.plan_id, others=others)
+        carry_applied(session, plan.plan_id, others=others)
     _record(session, report)
     remove_leftovers(session)
     return report

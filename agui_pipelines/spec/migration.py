@@ -198,6 +198,7 @@ class Migration(Section):
             "history_limit": None,
             "expectations": Expectations(),
             "on_failure": "rollback",
+            "backup": self.backup.model_copy(update={"before_import": True}),
             "limits": self.limits.model_copy(update={"max_rejects": 0}),
         }
         changes = {"name": name, "source": store, "target": store, "transforms": tuple(transforms), "in_place": True}

@@ -31,7 +31,7 @@ class Marks:
 
     def read(self, connection: Connection, key: str) -> str | None:
         """None if there is no such row, or no such table."""
-        query = sql.SQL("SELECT value FROM {} WHERE key = %s").format(self._table)
+        query = sql.SQL("SELECT value::text FROM {} WHERE key = %s").format(self._table)
         try:
             found: str | None = value(connection, query, (key,))
         except ABSENT:

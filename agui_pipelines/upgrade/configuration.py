@@ -7,14 +7,13 @@ the dialect under ``source`` and ``target``. What has no place stays where it is
 from __future__ import annotations
 
 import difflib
-import json
-import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final, get_args
 
 from agui_pipelines.errors import SpecError
 from agui_pipelines.spec import ALIASES, FileConfig, PostgresConfig, RedisConfig, SourceConfig, redacted
+from agui_pipelines.upgrade.masking import masked
 from agui_pipelines.upgrade.texts import Text, parsed
 
 _FAMILIES: Final = {"redis_keys": "redis", "postgresql_rows": "postgresql"}
@@ -49,10 +48,9 @@ _OF_BACKEND: Final[dict[str, dict[str, tuple[str, ...]]]] = {
 }
 _STORES: Final[dict[str, Any]] = {"redis": RedisConfig, "postgresql": PostgresConfig, "file": FileConfig}
 _FLAT: Final = frozenset(_EVERYWHERE).union(*_OF_BACKEND.values())
+_MARK: Final = "\ufeff"
 _SECTIONS: Final = ("source", "target")
 _ELSEWHERE: Final = {("postgresql", "Password"): "PostgreSQL takes its password from connection_url"}
-_SECRET: Final = re.compile("passw|secret|token|credential|api_?key", re.IGNORECASE)
-_REFERENCE: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +93,9 @@ class _Section:
     def upgrade(self) -> None:
         backend = self._backend()
         for key in [key for key in self.values if key in _FLAT]:
+            if not self.text.is_own(self.values, key):
+                self._keep(key, "it is merged (<<) from where it is written, and has to be moved there")
+                continue
             place = _EVERYWHERE.get(key) or _OF_BACKEND.get(backend, {}).get(key)
             if place is None:
                 self._keep(key, _why(key, backend))
@@ -109,18 +110,22 @@ class _Section:
 
     def _move(self, key: str, place: tuple[str, ...]) -> None:
         value = self.values[key]
+        if key == "StorageBackend" and isinstance(value, str):
+            value = ALIASES.get(value, value)
         *folder, name = place
         parent: Any = self.values.get(folder[0], {}) if folder else self.values
         there = f"{'.'.join(place)}"
         if not isinstance(parent, Mapping):
             self._keep(key, f"{folder[0]} is no mapping, so that it cannot hold it")
-        elif name in parent and not _equal(parent[name], value):
+        elif folder and folder[0] in self.values and self.text.is_shared(self.values, folder[0]):
+            self._keep(key, f"{folder[0]} is shared with other places, by an anchor")
+        elif name in parent and not _equal(_canonical(name, parent[name]), value):
             self._keep(key, f"{there} is given already, with another value")
         else:
             if name in parent:
                 self.text.remove(self.values, key)
             else:
-                self.text.move(self.values, key, place, ALIASES.get(value, value) if key == "StorageBackend" else value)
+                self.text.move(self.values, key, place, value)
             self.moves.append(Move(self.path + key, self.path + there))
 
     def _name_unknown(self) -> None:
@@ -146,14 +151,20 @@ def upgraded(content: str, *, origin: str) -> Upgraded:
 
     Raises `SpecError` for what is neither, or holds no mapping.
     """
-    text = parsed(content, origin)
+    # As Windows writes it, to be given back so.
+    mark = _MARK if content.startswith(_MARK) else ""
+    ending = "\r\n" if 0 < content.count("\n") == content.count("\r\n") else "\n"
+    old = content.removeprefix(mark).replace("\r\n", "\n")
+    text = parsed(old, origin)
     sections = [_Section(values, text, path) for path, values in _sections(text.root, origin)]
     for section in sections:
         section.upgrade()
     moves = tuple(move for section in sections for move in section.moves)
     unplaced = tuple(one for section in sections for one in section.unplaced)
-    new = text.written() if moves else content
-    return Upgraded(new, _diff(content, new, text.root, origin), moves, unplaced)
+    if not moves:
+        return Upgraded(content, "", moves, unplaced)
+    new = text.written()
+    return Upgraded(mark + new.replace("\n", ending), _diff(old, new, text, origin), moves, unplaced)
 
 
 def _sections(root: MutableMapping[str, Any], origin: str) -> Iterator[tuple[str, MutableMapping[str, Any]]]:
@@ -180,28 +191,17 @@ def _why(key: str, backend: str) -> str:
     return f"it belongs to a store of the type {' or '.join(owners)}, and this one is {backend}"
 
 
+def _canonical(name: str, value: Any) -> Any:
+    return ALIASES.get(value, value) if name == "type" and isinstance(value, str) else value
+
+
 def _equal(one: Any, other: Any) -> bool:
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
-def _diff(old: str, new: str, root: Mapping[str, Any], origin: str) -> str:
-    secrets = sorted(set(_secrets(root)), key=len, reverse=True)
-
-    def shown(text: str) -> list[str]:
-        for secret in secrets:
-            text = text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
-        return [redacted(line) if "://" in line else line for line in text.splitlines()]
+def _diff(old: str, new: str, text: Text, origin: str) -> str:
+    def shown(content: str) -> list[str]:
+        return [redacted(line) if "://" in line else line for line in masked(content, json=text.json).splitlines()]
 
     lines = difflib.unified_diff(shown(old), shown(new), f"{origin} (2.0)", f"{origin} (2.1)", lineterm="")
     return "\n".join(lines)
-
-
-def _secrets(value: Any, key: str = "") -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _secrets(item, str(name))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _secrets(item, key)
-    elif _SECRET.search(key) and value not in (None, "") and not _REFERENCE.fullmatch(str(value)):
-        yield str(value)

@@ -16,20 +16,28 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import orjson
 
-from agui_pipelines.errors import MigrationError, RefusedError, SpecError, UsageError, named
+from agui_pipelines.errors import (
+    MigrationError,
+    RefusedError,
+    RejectLimitError,
+    RollbackError,
+    SpecError,
+    UsageError,
+    named,
+)
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import Plan, is_open, plan
 from agui_pipelines.phases.preview import preview
-from agui_pipelines.phases.rollback import after_failure
+from agui_pipelines.phases.rollback import Aftermath, after_failure
 from agui_pipelines.phases.session import End, Session
 from agui_pipelines.phases.standing import BEGUN as IMPORT_BEGUN
-from agui_pipelines.phases.standing import standing
+from agui_pipelines.phases.standing import RESTORE, RESTORE_BEGUN, standing
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.phases.validate import ValidationReport, require_passed, validate
 from agui_pipelines.ports import Store
@@ -44,6 +52,10 @@ BEGUN: Final = "schema_begun"
 DONE: Final = "schema_done"
 _NAME: Final = re.compile(r"(\d+)_([A-Za-z0-9][A-Za-z0-9_-]*)\.(py|json)")
 _LIKE_ONE: Final = re.compile(r"\d.*\.(py|json)")
+
+_BY_ROLLBACK: Final = " To undo it: agui-migrate rollback"
+_FRESH: Final = " with --fresh"
+"""Parts of what the phases advise, which a schema migration has no use for: it is begun anew by itself."""
 
 State = Literal["applied", "pending", "edited", "missing"]
 
@@ -96,16 +108,30 @@ class Record:
         try:
             values = orjson.loads(text)
             applying = values.get("applying")
-            return cls(
+            found = cls(
                 tuple(Applied(**each) for each in values["applied"]),
                 None if applying is None else Applying(**{**applying, "numbers": tuple(applying["numbers"])}),
             )
+            found.require_sound()
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RefusedError(
                 f"What {store.describe()} has recorded of its schema migrations is damaged: {error}.",
                 why="Which of them were applied decides what has to be done; to apply one twice would do harm.",
                 remedy="Restore a backup of the whole store, or mend the record (SCHEMA.json, meta:schema or ag_meta).",
             ) from error
+        return found
+
+    def require_sound(self) -> None:
+        """Raises `ValueError` for values that are none, whoever wrote them."""
+        numbers = [each.number for each in self.applied]
+        if any(type(n) is not int for n in (*numbers, *(self.applying.numbers if self.applying else ()))):
+            raise ValueError("a number is none")
+        if len(set(numbers)) != len(numbers):
+            raise ValueError("a number comes twice")
+        if any(not isinstance(text, str) for each in self.applied for text in (each.name, each.checksum, each.at)):
+            raise ValueError("a name or a checksum is no text")
+        if self.applying and self.applying.direction not in get_args(Direction):
+            raise ValueError(f"there is no direction '{self.applying.direction}'")
 
     def to_json(self) -> bytes:
         return orjson.dumps(
@@ -211,6 +237,7 @@ class Schema:
             if not changes:
                 return SchemaReport(place, direction, ())
             _require_usable(self.folder, self.session.migration.folder, changes, direction)
+            _forget_what_was_written(session)
             numbers = tuple(each.number for each in changes)
             applying = Applying(new_id("schema"), direction, numbers, str(session.workspace), _now())
             return self._apply(changes, replace(record, applying=applying), applying)
@@ -229,7 +256,7 @@ class Schema:
         if newest is None or newest.plan_id in now.proven or is_open(ledger, newest.plan_id):
             return True
         if newest.plan_id in now.written:
-            after_failure(self._session([], run_id=applying.batch), applying.batch)
+            _put_back(self._session([], run_id=applying.batch), applying)
         return newest.plan_id in standing(ledger).written
 
     def _finish(
@@ -309,8 +336,18 @@ class Schema:
     def _after(self, session: Session, record: Record, error: MigrationError) -> None:
         # A session of its own: the failed one's workers have been told to stop.
         again = Session.open(session.migration, session.listener, session.heartbeat, session.run_id)
-        aftermath = after_failure(again, session.run_id)
-        error.why = f"{error.why} {aftermath.sentence}".lstrip()
+        assert record.applying is not None  # noqa: S101 - by `_apply`
+        try:
+            aftermath = _put_back(again, record.applying)
+        except RollbackError as second:
+            second.why = f"{second.why} What had failed: {error.message}".lstrip()
+            raise
+        error.why = f"{error.why} {aftermath.sentence}".lstrip().replace(_BY_ROLLBACK, "")
+        error.remedy = error.remedy.replace(_FRESH, "")
+        if isinstance(error, RejectLimitError):
+            error.remedy = (
+                "Mend those documents, or have the schema migration leave them as they are, and run it again."
+            )
         if aftermath.status in ("nothing_written", "rolled_back"):
             with again.target() as store:
                 store.set_applied(replace(record, applying=None).to_json() if record.applied else None)
@@ -380,7 +417,10 @@ def found(folder: Path) -> list[Change]:
                 why="They are applied in the order of their numbers.",
                 remedy="Give one of them another number.",
             )
-        changes[number] = Change(number, file.name, checksum(file.read_bytes()))
+        try:
+            changes[number] = Change(number, file.name, checksum(file.read_bytes()))
+        except OSError as error:
+            raise SpecError(f"The schema migration {file} cannot be read: {error.strerror}.") from error
     return [changes[number] for number in sorted(changes)]
 
 
@@ -455,6 +495,25 @@ def _summary(session: Session, plan_id: str) -> dict[str, Any]:
     imports = {e.unit: e.outputs for e in session.ledger.entries(phase="import", plan_id=plan_id)}
     changed = sum(outputs["updated"] + outputs["inserted"] for outputs in imports.values())
     return {"plan_id": plan_id, "records": records, "changed": changed}
+
+
+def _put_back(session: Session, applying: Applying) -> Aftermath:
+    """As `after_failure`, but what to do about a failure is to run the same command again."""
+    try:
+        return after_failure(session, applying.batch)
+    except RollbackError as error:
+        error.remedy = f"Mend what stands in the way, then: agui-migrate schema {applying.direction}"
+        raise
+
+
+def _forget_what_was_written(session: Session) -> None:
+    """Before a batch that is begun anew: whatever an earlier one may have half written is not there any more.
+
+    The store would say that it is being applied. As it does not, it was put back as a whole by somebody else.
+    """
+    if standing(session.ledger).written:
+        for phase in (RESTORE_BEGUN, RESTORE):
+            session.ledger.record(Entry(phase, "", "elsewhere"))
 
 
 def _told(applying: Applying) -> str:

@@ -93,6 +93,11 @@ class Route:
     to: str
     path: versions.Path
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether the store says already that it is of the version that it is to be."""
+        return self.found.marker is not None and versions.says(self.found.marker, self.to)
+
     def would(self) -> tuple[StepReport, ...]:
         """The steps with what each would change."""
         reports = []
@@ -143,7 +148,7 @@ def upgrade(
     surveys.require_store(session, of)
     with session.exclusive(of):
         route = _route(session, of, to, assumed)
-        if not route.path and route.found.marker is not None:
+        if not route.path and route.is_marked:
             return _report(route, (), began)
         agree(_report(route, route.would(), began))
         attempt = _begin(session, of, route, fresh=fresh) if route.path else None
@@ -213,6 +218,9 @@ def _steps(session: Session, of: End, route: Route, attempt: _Attempt) -> tuple[
     for version, to in route.path:
         one, began = step(version, to), time.monotonic()
         changes = attempt.done.get((version, to))
+        # What was done may be undone: a copy of the store, made before, may have been put back by other means.
+        if changes is not None and any(one.pending(route.found).values()):
+            changes = None
         resumed = changes is not None
         if changes is None:
             changes = dict(one.apply(Work(session, of, attempt.backup)))

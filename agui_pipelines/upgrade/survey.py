@@ -145,11 +145,11 @@ def require_store(session: Session, of: End) -> None:
     """Raises `StoreError` if there is no store to be upgraded: taking its lock would make a folder."""
     with opened(session, of) as store:
         store.check()
-        if not store.exists() and store.place().kind == "file":
+        if not store.exists():
             raise StoreError(
                 f"There is no store at {store.describe()}.",
                 why="An upgrade of nothing would look like a success.",
-                remedy="Correct file_options.base_dir.",
+                remedy="Correct file_options.base_dir, or connection_url, database and schema.",
             )
 
 

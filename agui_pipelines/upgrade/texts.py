@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import simplejson
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
 from ruamel.yaml.tokens import CommentToken
 
@@ -25,6 +25,15 @@ class Text(Protocol):
     """A text as mappings that are changed in place by `move` and `remove`, and nothing else."""
 
     root: MutableMapping[str, Any]
+    json: bool
+
+    def is_own(self, values: MutableMapping[str, Any], key: str) -> bool:
+        """Whether a key is written there, and not merged from elsewhere."""
+        ...
+
+    def is_shared(self, values: MutableMapping[str, Any], key: str) -> bool:
+        """Whether what a key holds is also held elsewhere, so that changing it would change that."""
+        ...
 
     def move(self, values: MutableMapping[str, Any], key: str, place: Sequence[str], value: Any) -> None:
         """Give a key of `values` another name, or a place in a mapping below that; at the place where it, or that, stands."""
@@ -42,13 +51,15 @@ def parsed(content: str, origin: str) -> Text:
 def _is_json(content: str) -> bool:
     try:
         simplejson.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
 
 class _Json:
     """Numbers stay as they are written; white space becomes that of the first indented line."""
+
+    json = True
 
     def __init__(self, content: str, origin: str) -> None:
         self._origin = origin
@@ -63,6 +74,12 @@ class _Json:
         if len(found) != len(pairs):
             raise SpecError(f"{self._origin} names a key twice.", remedy="Leave one of the two out.")
         return found
+
+    def is_own(self, values: MutableMapping[str, Any], key: str) -> bool:
+        return key in values
+
+    def is_shared(self, values: MutableMapping[str, Any], key: str) -> bool:  # noqa: ARG002 - JSON has no anchors
+        return False
 
     def move(self, values: MutableMapping[str, Any], key: str, place: Sequence[str], value: Any) -> None:
         first, *rest = place
@@ -90,6 +107,8 @@ class _Json:
 class _Yaml:
     """Comments go with the key that they stand beside or above."""
 
+    json = False
+
     def __init__(self, content: str, origin: str) -> None:
         self._yaml = _fitting(content)
         try:
@@ -101,6 +120,13 @@ class _Yaml:
         if not isinstance(root, CommentedMap):
             raise SpecError(f"{origin} holds no mapping of keys to values, so there is nothing to read from it.")
         self.root: MutableMapping[str, Any] = root
+
+    def is_own(self, values: MutableMapping[str, Any], key: str) -> bool:
+        return not isinstance(values, CommentedMap) or key in dict(values.non_merged_items())
+
+    def is_shared(self, values: MutableMapping[str, Any], key: str) -> bool:
+        held = values[key]
+        return not self.is_own(values, key) or (isinstance(held, CommentedMap) and held.yaml_anchor() is not None)
 
     def move(self, values: MutableMapping[str, Any], key: str, place: Sequence[str], value: Any) -> None:
         if not isinstance(values, CommentedMap):
@@ -116,17 +142,24 @@ class _Yaml:
                 values.ca.items[first] = comments
             return
         before, beside = (comments[1], comments[2]) if comments else (None, None)
+        if (
+            first in values and at == len(values) and _takes(values)
+        ):  # what stands below the last key stays below the rest
+            beside, tail = _cut(beside, 0)
+            _append(values, tail)
         if first not in values:
             values.insert(at, first, CommentedMap())
-            values[first].fa.set_block_style() if values.fa.flow_style() is not True else None
+            values[first].fa.set_block_style() if not _flows(values) else None
             if before:
                 values.ca.items[first] = [None, before, None, None]
                 before = None
         nested = values[first]
         _part_comments(nested)
+        tail = _shed(nested)
         nested[rest[0]] = value
         if before or beside:
             nested.ca.items[rest[0]] = [None, _indented(before, nested), beside, None]
+        _append(nested, tail)
 
     def remove(self, values: MutableMapping[str, Any], key: str) -> None:
         if isinstance(values, CommentedMap):
@@ -178,6 +211,61 @@ def _part_comments(values: CommentedMap) -> None:
         lines = [CommentToken(line, CommentMark(_column(line))) for line in above.splitlines(keepends=True)]
         found = values.ca.items.setdefault(following, [None, None, None, None])
         found[1] = lines + (found[1] or [])
+
+
+def _cut(token: CommentToken | None, column: int) -> tuple[CommentToken | None, str]:
+    """The comment beside a value, with the lines below it that are indented by `column` or more; and the other lines.
+
+    For the column 0, all lines are others.
+    """
+    if token is None:
+        return None, ""
+    beside, _, below = token.value.partition("\n")
+    lines = below.splitlines(keepends=True)
+    there = next((i for i, line in enumerate(lines) if line.strip() and _column(line) < column), len(lines))
+    there = there if column else 0
+    while 0 < there < len(lines) and not lines[there - 1].strip():
+        there -= 1
+    kept = "".join([beside, "\n", *lines[:there]])
+    return CommentToken(kept, token.start_mark) if kept.strip() else None, "".join(lines[there:])
+
+
+def _shed(values: CommentedMap) -> str:
+    """Take the lines below the last key of a mapping that are not of the mapping, being indented less."""
+    comments = values.ca.items.get(list(values)[-1]) if values else None
+    if comments is None or _flows(values):
+        return ""
+    if not values.lc.col:
+        return ""
+    comments[2], tail = _cut(comments[2], values.lc.col)
+    return tail
+
+
+def _lowest(values: CommentedMap) -> tuple[CommentedMap, str]:
+    """The last key of a mapping, or of the one that it holds, and so on."""
+    last = list(values)[-1]
+    below = values[last]
+    return _lowest(below) if isinstance(below, CommentedMap) and below and not _flows(below) else (values, last)
+
+
+def _takes(values: CommentedMap) -> bool:
+    """Whether lines can be put below the last key; those below a list are kept in another way."""
+    owner, last = _lowest(values)
+    return not isinstance(owner[last], CommentedSeq) or _flows(owner[last])
+
+
+def _flows(values: CommentedMap | CommentedSeq) -> bool:
+    return values.fa.flow_style() is True
+
+
+def _append(values: CommentedMap, tail: str) -> None:
+    """Put lines below the last key of a mapping."""
+    if not tail:
+        return
+    values, last = _lowest(values)
+    comments = values.ca.items.setdefault(last, [None, None, None, None])
+    beside = comments[2].value if comments[2] else "\n"
+    comments[2] = CommentToken(beside + tail, comments[2].start_mark if comments[2] else CommentMark(0))
 
 
 def _column(line: str) -> int:

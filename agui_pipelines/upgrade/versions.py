@@ -56,6 +56,11 @@ def parsed(text: str, *, where: str) -> str:
     )
 
 
+def says(text: str, version: str) -> bool:
+    """Whether a marker says that a store is of a version."""
+    return _long(text) == version
+
+
 def asked(text: str, option: str) -> str:
     """The version that an option names. Raises `UsageError` for one that is not known."""
     version = _long(text)

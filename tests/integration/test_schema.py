@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from agui_pipelines.errors import MigrationError, RefusedError, SpecError, UsageError
+from agui_pipelines.errors import (
+    MigrationError,
+    RefusedError,
+    RejectLimitError,
+    RollbackError,
+    SpecError,
+    UsageError,
+    ValidationFailedError,
+)
+from agui_pipelines.phases import backup
+from agui_pipelines.phases.rollback import rollback
 from agui_pipelines.phases.session import Session
 from agui_pipelines.records import SCHEMAS, Kind
-from agui_pipelines.upgrade.schema import Change, Record, Schema, chosen, found
+from agui_pipelines.transforms.schema_migration import directions
+from agui_pipelines.upgrade.schema import Change, Record, Schema, chosen, found, in_place
 from tests.cases import thinned
 from tests.integration.forker import Forker
 from tests.integration.test_backup import everything, version
@@ -189,6 +201,47 @@ def test_nobody_else_begins_in_the_middle(move, store, forker):
     assert documents(store) == {f"{i:02}": {"look": "dark", "n": i + 1, "x": 0.10} for i in range(STATES)}
 
 
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_it_begins_anew_where_the_whole_store_was_put_back_meanwhile(move, store, forker):
+    write(move, **{"0001_count": COUNT_UP})
+    before = backup.create(move.session())
+    assert forker.end(forker.start(move, "batches 3", "schema")) == -signal.SIGKILL
+    backup.restore(move.session(), before)
+
+    assert schema(move).up().changed == STATES
+
+    assert documents(store)["07"]["n"] == 8
+
+
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_there_is_a_way_back_even_if_imports_want_none(move, store):
+    write(move, **{"0001_count": COUNT_UP})
+    mine = Schema(move.but(backup={"before_import": False}).session())
+    mine.up()
+    assert backup.backups(Session.open(in_place(mine.session.migration, "target", [])))
+
+
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_what_to_do_is_said_in_terms_of_schema_migrations(move, store, monkeypatch):
+    write(move, **{"0001_rename": RENAME})
+    store.set_state("bad", b'{"n":1}')
+    with pytest.raises(RejectLimitError) as refused:
+        schema(move).up()
+    assert "max_rejects" not in refused.value.remedy
+    store.delete_state("bad")
+
+    def fail(*_):
+        raise ValidationFailedError("wrong")
+
+    with monkeypatch.context() as failing:
+        failing.setattr("agui_pipelines.upgrade.schema.validate", fail)
+        failing.setattr("agui_pipelines.phases.backup.put_back", fail)
+        with pytest.raises(RollbackError, match="What had failed: wrong") as told:
+            schema(move).up()
+    assert "agui-migrate schema up" in told.value.remedy
+    assert schema(move).up().changed == STATES
+
+
 def test_histories_change_too_if_the_file_says_so(config, opened, migration, tmp_path):
     place = config("redis", "store")
     store = opened(place)
@@ -202,6 +255,23 @@ def test_histories_change_too_if_the_file_says_so(config, opened, migration, tmp
     assert (store.get_state("a"), store.get_version("a", "v").data) == (b'{"n":2}', b'{"n":1}')
 
 
+def test_what_was_applied_is_not_applied_again_in_another_store(config, opened, migration, tmp_path):
+    place, elsewhere = config("file", "store"), config("redis", "other")
+    opened(place).set_state("a", b'{"n":1}')
+    (tmp_path / "migrations").mkdir()
+    move = migration(source=place, target=elsewhere)
+    write(move, **{"1_count": COUNT_UP})
+    Schema(move.session(), "source").up()
+
+    move.run()
+
+    assert schema(move).up().changes == ()
+    target = opened(elsewhere)
+    assert (documents(target), target.applied()) == ({"a": {"n": 2}}, opened(place).applied())
+    rollback(move.session())
+    assert (target.get_state("a"), target.applied()) == (None, None)
+
+
 def test_a_source_that_is_no_store_has_no_schema(migration, tmp_path):
     text = {"type": "redis_keys", "connection_url": "redis://127.0.0.1:1/0"}
     move = migration(source=text, target={"type": "file", "file_options": {"base_dir": str(tmp_path / "s")}})
@@ -209,10 +279,20 @@ def test_a_source_that_is_no_store_has_no_schema(migration, tmp_path):
         Schema(move.session(), "source").up()
 
 
-def test_a_damaged_record_is_told(config, opened, migration, tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[",
+        "[]",
+        '{"applied":[{"number":"1","name":"1_x.py","checksum":"c"}]}',
+        '{"applied":[{"number":1,"name":"1_x.py","checksum":null}]}',
+        '{"applied":[],"applying":{"batch":"b","direction":"on","numbers":[1],"workspace":"w"}}',
+    ],
+)
+def test_a_damaged_record_is_told(text, config, opened, migration, tmp_path):
     place = config("file", "store")
     opened(place).prepare()
-    (tmp_path / "store" / "SCHEMA.json").write_text("[")
+    (tmp_path / "store" / "SCHEMA.json").write_text(text)
     move = migration(source=place, target=place)
     with pytest.raises(RefusedError, match="is damaged"):
         Schema(move.session()).status()
@@ -239,6 +319,19 @@ def test_files_that_cannot_be_used_are_named(files, said, config, opened, migrat
     with pytest.raises(SpecError, match=said):
         schema(move).up()
     assert opened(place).applied() is None
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda file: file.symlink_to("nowhere.py")], ids=["folder", "link"])
+def test_what_is_no_file_is_named(make, tmp_path):
+    make(tmp_path / "0001_x.py")
+    with pytest.raises(SpecError, match=r"0001_x\.py cannot be read"):
+        found(tmp_path)
+
+
+def test_a_file_may_have_classes_with_annotations(tmp_path):
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    n: int\n"
+    (tmp_path / "1_x.py").write_text(text + COUNT_UP)
+    assert directions(tmp_path / "1_x.py", tmp_path) == {"up", "down"}
 
 
 def change(number):

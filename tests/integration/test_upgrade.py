@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from agui_pipelines.errors import (
 from agui_pipelines.owner import Owner
 from agui_pipelines.phases import backup
 from agui_pipelines.records import SCHEMAS, Kind
+from agui_pipelines.stores.file import FileStore
 from agui_pipelines.upgrade import store as upgrading
 from agui_pipelines.upgrade.steps import step
 from agui_pipelines.upgrade.store import preview, upgrade
@@ -389,12 +391,43 @@ def test_what_cannot_be_read_is_named_and_nothing_is_changed(unsettled, of, open
     assert files(unsettled) == before
 
 
-def test_a_folder_that_is_not_there_is_no_store(config, of):
-    place = config("file", "nowhere")
+def test_steps_are_done_again_where_a_copy_made_before_was_put_back(unsettled, of, opened, monkeypatch):
+    base = Path(unsettled["file_options"]["base_dir"])
+    shutil.copytree(base, base.with_name("copy"))
+
+    def fail(*_):
+        raise StoreError("no")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(FileStore, "set_version", fail)
+        with pytest.raises(StoreError):
+            upgrade(of(unsettled).session())
+    assert settled(unsettled)
+    shutil.rmtree(base)
+    base.with_name("copy").rename(base)
+
+    report = upgrade(of(unsettled).session())
+
+    assert [step.resumed for step in report.steps] == [True, False]
+    assert settled(unsettled)
+    assert opened(unsettled).version() == "1.2.0"
+
+
+def test_a_wrong_marker_is_corrected_where_there_is_nothing_else_to_be_done(config, of, opened):
+    place = config("file", "store")
+    store = opened(place)
+    fill(store, TWO, history=False)
+    marked(place, "nonsense")
+    assert upgrade(of(place).session(), assumed="2.1.0").steps == ()
+    assert store.version() == "2.1.0"
+
+
+@pytest.mark.parametrize("place", ["file", "postgresql"], indirect=True)
+def test_what_is_not_there_is_no_store(place, of, opened):
     for attempt in (preview, upgrade):
         with pytest.raises(StoreError, match="There is no store"):
             attempt(of(place).session())
-    assert not Path(place["file_options"]["base_dir"]).exists()
+    assert not opened(place).exists()
 
 
 # PostgreSQL
@@ -413,6 +446,16 @@ def test_missing_tables_and_indexes_are_created(config, of, opened):
 
     assert report.steps[0].changes == {"created": 3}
     assert store.lacking() == ()
+
+
+def test_a_marker_that_is_no_text_is_damaged(config, of, opened):
+    place = config("postgresql", "store")
+    fill(opened(place), TWO, history=False)
+    with psycopg.connect(place["connection_url"], autocommit=True) as connection:
+        connection.execute("CREATE TABLE ag_meta (key text PRIMARY KEY, value bytea)")
+        connection.execute("INSERT INTO ag_meta VALUES ('version', '2.0.0')")
+    with pytest.raises(RefusedError, match="marker is damaged"):
+        upgrade(of(place).session())
 
 
 def test_a_user_who_may_not_make_the_marker_is_told(config, of, opened):

@@ -131,6 +131,7 @@ def test_every_key_of_the_dialect_has_a_place_somewhere():
         ("type: redis\nKeyPrefix: x\nredis_options: 7\n", "KeyPrefix", "no mapping"),
         ("StorageBackend: redis\nCacheSize: 7\n", "CacheSize", "no such key"),
         ("StorageBackend: memory\nPath: x\n", "Path", "this one is memory"),
+        ("StorageBackend: [redis]\nPath: x\n", "Path", "not given"),
     ],
 )
 def test_what_has_no_place_stays_and_is_named_with_the_reason(text, unplaced, why):
@@ -178,6 +179,43 @@ transforms:
     assert [move.key for move in found.moves] == ["source.StorageBackend", "source.Path", "target.KeyPrefix"]
 
 
+def test_comments_below_stay_below():
+    text = """\
+source:
+  StorageBackend: redis
+  redis_options:
+    db: 3
+    # end of options
+# of target
+target:
+  type: redis
+  PoolSize: 4
+  ReadTimeout: 3s
+  KeyPrefix: a # beside
+
+# the end
+"""
+    after = """\
+source:
+  type: redis
+  redis_options:
+    db: 3
+    # end of options
+    key_prefix: a
+# of target
+target:
+  type: redis
+  redis_options:
+    pool_size: 4
+    key_prefix: a # beside
+  read_timeout: 3s
+
+# the end
+"""
+    text = text.replace("  redis_options:\n", "  KeyPrefix: a\n  redis_options:\n")
+    assert upgraded(text, origin="x").text == after
+
+
 def test_numbers_and_order_of_json_stay():
     found = upgraded('{\n\t"n": 1.50,\n\t"StorageBackend": "file",\n\t"big": 12345678901234567890123\n}\n', origin="x")
     assert found.text == '{\n\t"n": 1.50,\n\t"type": "file",\n\t"big": 12345678901234567890123\n}\n'
@@ -194,8 +232,72 @@ def test_no_literal_password_is_in_the_difference():
 
 
 @pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("Password: 'it''s-hunter2'", "hunter2"),
+        ("Password: 0x1F2F", "1F2F"),
+        ("Password: 0012345", "00"),
+        ("Password: |\n  hunter2\n  hunter3", "hunter"),
+        ('Password: "hunter2\n  hunter3"', "hunter"),
+        ("ConnectionURL: host=cache password=hunter2", "hunter2"),
+        ("ConnectionURL: >-\n  redis://:hunter2\n  @cache", "hunter2"),
+        ("# Password: hunter2\nPassword: ${PASSWORD}", "hunter2"),
+        ("Password: &one hunter2", "hunter2"),
+    ],
+)
+def test_a_password_is_told_however_it_is_written(written, told):
+    found = upgraded(f"StorageBackend: redis\nKeyPrefix: x\n{written}\n", origin="x")
+    assert "key_prefix: x" in found.diff
+    assert told not in found.diff
+    assert told in found.text
+
+
+def test_a_password_is_told_in_json_however_it_is_written():
+    found = upgraded('{"StorageBackend": "redis", "x": ":", "Password": "hunter\\/\\u0032"}', origin="x")
+    assert "hunter" not in found.diff
+
+
+def test_what_is_merged_or_shared_stays_where_it_is_written():
+    text = """\
+base: &base
+  KeyPrefix: x
+  redis_options: {db: 1}
+source:
+  <<: *base
+  StorageBackend: redis
+  PoolSize: 3
+target:
+  type: redis
+  redis_options: &options {db: 1}
+  PoolSize: 4
+other: *options
+"""
+    found = upgraded(text, origin="x")
+    assert found.text == text.replace("  <<: *base\n  StorageBackend: redis\n", "  type: redis\n  <<: *base\n")
+    assert [one.key for one in found.unplaced] == ["source.PoolSize", "source.KeyPrefix", "target.PoolSize"]
+    assert upgraded(found.text, origin="x").text == found.text
+
+
+def test_a_type_in_either_spelling_is_the_same():
+    found = upgraded("type: postgresql\nStorageBackend: postgres\nSchemaName: x\n", origin="x")
+    assert (found.text, found.unplaced) == ("type: postgresql\nschema: x\n", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("\ufeff# a\r\nStorageBackend: file\r\n", "\ufeff# a\r\ntype: file\r\n"),
+        ('\ufeff{\r\n  "StorageBackend": "file"\r\n}', '\ufeff{\r\n  "type": "file"\r\n}'),
+    ],
+)
+def test_a_text_of_windows_stays_one(text, after):
+    assert upgraded(text, origin="x").text == after
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('{"type": ' + "[" * 100_000, "nested without end"),
         ("a: [1\n", "not valid YAML"),
         ("- a\n", "no mapping"),
         ("", "no mapping"),
