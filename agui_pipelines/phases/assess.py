@@ -6,6 +6,7 @@ transforms and the target's rules on that sample. Nothing is written. What could
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ import pyarrow as pa
 from agui_pipelines.errors import StoreError
 from agui_pipelines.pace import Pace
 from agui_pipelines.phases.export import digested_or_rejected
+from agui_pipelines.phases.plan import listing_id
 from agui_pipelines.phases.profile import Profile, Profiler
 from agui_pipelines.phases.prospect import Outlook, Prospector
 from agui_pipelines.phases.session import Session
@@ -177,7 +179,7 @@ def assess(session: Session, *, sample: int | None = None, thorough: bool = True
     """
     count = sample or session.migration.assessment.sample
     meter = session.meter(PHASE, total=count)
-    with session.source(_newest_plan(session)) as source, session.target() as target:
+    with session.source(_newest_listing(session)) as source, session.target() as target:
         source.ping()
         if not source.exists():
             raise StoreError(
@@ -208,7 +210,9 @@ def assess(session: Session, *, sample: int | None = None, thorough: bool = True
             if bytes_read > SAMPLE_BYTES:
                 looking.unmeasured["the rest of the sample"] = f"{SAMPLE_BYTES:,} bytes of documents had been read"
                 break
-        histories = looking.histories(ids)
+        lengths = looking.history_lengths(ids)
+        if session.migration.history_limit:
+            prospector.shorten(ids, lengths.get(Kind.VERSION, ()), session.migration.history_limit)
         activities += looking.activity()
         clock = source.now() - time.time_ns() // 1_000_000 if isinstance(source, Clocked) else None
         cost = Cost(looking.asked, profiler.result().states, bytes_read, meter.finish().seconds)
@@ -221,7 +225,7 @@ def assess(session: Session, *, sample: int | None = None, thorough: bool = True
             usage=_usage(activities, watched=thorough),
             cost=cost,
             sample=count,
-            histories=histories,
+            histories={f"{kind}s": _distribution(found) for kind, found in lengths.items() if found},
             unmeasured={**measurement.unmeasured, **looking.unmeasured},
             requirements=session.migration.requirements.model_dump(exclude_none=True),
             source_clock=clock,
@@ -278,15 +282,19 @@ class _Looking:
                     self.unmeasured["the rest of the sample"] = f"a run reads it for {RUN_SECONDS:g} seconds at most"
                 return
 
-    def histories(self, ids: list[str]) -> dict[str, dict[str, float]]:
-        if not isinstance(self.source, Measured) or not ids:
+    def history_lengths(self, ids: list[str]) -> dict[Kind, list[int]]:
+        if not isinstance(self.source, Measured):
+            if Kind.VERSION in self.source.kinds:
+                self.unmeasured["history lengths"] = "such a source tells them only when all of it has been read"
+            return {}
+        if not ids:
             return {}
         found = self.source.history_lengths(ids, self._pace())
         if not found and Kind.VERSION in self.source.kinds:
             self.unmeasured["history lengths"] = (
                 "whose a version is stands within its file; a run does not read all of them"
             )
-        return {f"{kind}s": _distribution(lengths) for kind, lengths in found.items() if lengths}
+        return found
 
     def _pace(self) -> Pace:
         rate = self.session.migration.assessment.rate
@@ -359,7 +367,7 @@ def _distribution(lengths: list[int]) -> dict[str, float]:
     ordered = sorted(lengths)
 
     def percentile(percent: int) -> int:
-        return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+        return ordered[max(1, math.ceil(len(ordered) * percent / 100)) - 1]
 
     return {
         "average": round(sum(ordered) / len(ordered), 2),
@@ -368,6 +376,6 @@ def _distribution(lengths: list[int]) -> dict[str, float]:
     }
 
 
-def _newest_plan(session: Session) -> str:
+def _newest_listing(session: Session) -> str:
     entry = session.ledger.last("plan")
-    return entry.plan_id if entry else ""
+    return listing_id(entry) if entry else ""

@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, Final
 
 import pyarrow as pa
@@ -106,11 +107,16 @@ class FileGauge:
         """Whose a version is stands within its file, so that all have to be read."""
         if pace.left is not None:
             return {}
-        lengths: dict[Kind, list[int]] = {Kind.VERSION: [], Kind.SNAPSHOT: []}
-        for id_ in ids:
-            history = self.reader.history(self.layout.folder(id_))
-            for kind, found in lengths.items():
-                found.append(len(history.keys(kind, id_.encode("utf-8", "surrogatepass"))))
+        # Folder by folder: of one that is being written to, nothing is remembered, and its files would be read for each id.
+        places = [(self.layout.folder(id_), place) for place, id_ in enumerate(ids)]
+        lengths = {kind: [0] * len(ids) for kind in (Kind.VERSION, Kind.SNAPSHOT)}
+        for folder, group in groupby(sorted(places), key=itemgetter(0)):
+            history = self.reader.history(folder)
+            for _, place in group:
+                for kind, found in lengths.items():
+                    found[place] = len(history.keys(kind, ids[place].encode("utf-8", "surrogatepass")))
+            self.asked += history.files
+            pace(history.files)
         return lengths
 
     def holding(self, ids: Sequence[str]) -> list[str]:

@@ -74,7 +74,7 @@ def history_lengths(wire: RedisWire, layout: Layout, ids: Sequence[str], pace: P
         for kind, found in lengths.items():
             burst = Burst()
             burst.add_each(b"ZCARD", [layout.index(kind, id_) for id_ in some])
-            found += [size for size in wire.receive(wire.send(burst)) if isinstance(size, int)]
+            found += [size if isinstance(size, int) else 0 for size in wire.receive(wire.send(burst))]
         if not pace(len(some)):
             break
     return lengths

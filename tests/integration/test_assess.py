@@ -15,8 +15,10 @@ from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.errors import StoreError
 from agui_pipelines.phases import assess as phase
 from agui_pipelines.phases.assess import assess
+from agui_pipelines.phases.plan import plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Snapshot, Version
+from agui_pipelines.stores import file_memory, file_reader
 
 STORES = ["redis", "postgresql", "file"]
 DOCUMENT = json.dumps({"user": "Ada", "messages": [{"role": "user", "content": "hello"}]}).encode()
@@ -92,6 +94,29 @@ def test_history_lengths_are_told(filled, assessed, kind):
     assert found.histories["versions"]["maximum"] == 4
     assert found.histories["snapshots"]["maximum"] == 1
     assert found.histories["versions"]["p50"] == 0
+
+
+def test_the_history_files_of_a_folder_are_read_once_while_somebody_writes_there(config, opened, assessed, monkeypatch):
+    configured = config("file", "source")
+    store = opened(configured)
+    store.prepare()
+    for number in range(200):
+        store.set_state(f"user:{number}", DOCUMENT)
+        store.save_version(version(f"user:{number}", 0))
+    monkeypatch.setattr(file_memory, "SETTLED_NS", 10**12)  # nothing is remembered of a folder that has just changed
+    read: list[bytes] = []
+    real = file_reader.attribute
+    monkeypatch.setattr(file_reader, "attribute", lambda layout, folder: read.append(folder) or real(layout, folder))
+    found = assessed(configured, sample=100)
+    assert found.histories["versions"]["average"] == 1
+    assert max(map(read.count, read)) == 3  # for the versions and the snapshots of the sample, and for the lengths
+
+
+def test_percentiles_of_history_lengths_are_those_of_the_nearest_rank():
+    told = phase._distribution(list(range(1, 101)))
+    assert [told[name] for name in ("average", "p50", "p95", "p99", "maximum")] == [50.5, 50, 95, 99, 100]
+    assert phase._distribution([3, 1])["p50"] == 1
+    assert phase._distribution([7])["p99"] == 7
 
 
 def test_within_a_run_the_histories_of_files_are_not_read_and_that_is_told(filled, assessed):
@@ -249,6 +274,16 @@ def test_after_a_plan_the_spool_of_a_scanned_source_is_counted(tmp_path, migrati
     move.stage()
     found = assess(move.session())
     assert (found.states, found.profile.states) == (50, 50)
+
+
+def test_a_file_that_changed_after_it_was_planned_is_counted_by_the_newest_listing(tmp_path, migration, config):
+    file = tmp_path / "data.jsonl"
+    move = migration(source={"type": "jsonl", "path": str(file), "id": "id"}, target=config("file", "target"))
+    for count in (50, 60):
+        file.write_text("".join(json.dumps({"id": f"row-{i}"}) + "\n" for i in range(count)))
+        listed = plan(move.session())
+    assert listed.listing
+    assert assess(move.session()).states == 60
 
 
 def test_a_reader_of_ones_own_is_not_read_for_it(tmp_path, assessed):

@@ -19,6 +19,7 @@ from agui_pipelines.phases import checks_of_place, compatibility
 from agui_pipelines.phases.assess import assess
 from agui_pipelines.phases.checks import Check
 from agui_pipelines.phases.compatibility import blocks, check, require_possible
+from agui_pipelines.ports import Version
 from agui_pipelines.stores import file_measuring, redis_measuring
 
 STORES = ["redis", "postgresql", "file"]
@@ -294,6 +295,25 @@ def test_losses_that_are_not_accepted(source, checked, config):
     assert "accept_losses: [expiry]" in found.remedy
     assert checked(states, config("file", "target"), accept_losses=["expiry"])["losses"].verdict == "pass"
     assert checked(states, config("file", "target"), accept_losses=[], keep=["expiry"])["losses"].verdict == "pass"
+
+
+def test_losses_on_the_way_to_the_target_are_foreseen(source, checked, config, opened):
+    twice = source({"a": '{"x": 1, "x": 2}'})
+    found = checked(
+        twice, config("file", "target"), accept_losses=["expiry"], transforms=[{"set_fields": {"tenant": "acme"}}]
+    )["losses"]
+    assert (found.verdict, found.ids) == ("block", ("a",))
+    assert "accept_losses: [duplicate_keys, expiry]" in found.remedy
+    assert checked(twice, config("file", "target"), accept_losses=[])["losses"].verdict == "pass"
+    states = config("redis", "states")
+    store = opened(states)
+    for number in range(4):
+        store.set_state(f"s{number}", b"{}")
+        for version in range(number):
+            store.save_version(Version(f"v{version}", f"s{number}", f"2025-07-14T09:30:{version:02}Z", b"{}"))
+    shortened = checked(states, config("file", "target"), accept_losses=[], history_limit=2)["losses"]
+    assert (shortened.verdict, shortened.ids) == ("block", ("s3",))
+    assert "accept_losses: [history]" in shortened.remedy
 
 
 def test_one_place_for_both_ends(checked, config, opened):
