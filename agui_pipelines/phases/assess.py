@@ -19,7 +19,7 @@ from agui_pipelines.errors import StoreError
 from agui_pipelines.pace import Pace
 from agui_pipelines.phases.export import digested_or_rejected
 from agui_pipelines.phases.plan import listing_id
-from agui_pipelines.phases.profile import Profile, Profiler
+from agui_pipelines.phases.profile import INSPECTED, Profile, Profiler
 from agui_pipelines.phases.prospect import Outlook, Prospector
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import trial
@@ -30,6 +30,7 @@ from agui_pipelines.sources.spooled import Spooled
 from agui_pipelines.spec import CustomConfig
 
 PHASE: Final = "assess"
+_HOUR: Final = 3600
 SAMPLE_BYTES: Final = 1024**3
 """Documents that are read at most, however few they are."""
 RUN_SECONDS: Final = 1.0
@@ -52,11 +53,6 @@ class Usage:
     writes_since: float | None = None
     written_meanwhile: int | None = None
     """Writes during the assessment."""
-
-    @property
-    def writes_per_second(self) -> float | None:
-        """The higher of the two rates."""
-        return max((rate for rate in (self.writes, self.writes_since) if rate is not None), default=None)
 
     @property
     def read_share(self) -> float | None:
@@ -141,8 +137,23 @@ class Assessment:
             return None
         return round((self.document_bytes or 0) + self.sizes.average * (self.records - self.states))
 
+    @property
+    def updates_per_second(self) -> float | None:
+        """The highest of what was counted while it was watched and before, and of what the states' own times tell."""
+        told = [self.usage.writes_since, self._updated_per_second]
+        rates = [rate for rate in told if rate is not None]
+        # That nothing was written for two seconds, by itself, says nothing of the day.
+        return max([*rates, self.usage.writes or 0.0]) if rates or self.usage.writes else None
+
+    @property
+    def _updated_per_second(self) -> float | None:
+        """By how many states of the sample were last updated within an hour; None where the source does not tell."""
+        if not self.profile.ages or not self.states:
+            return None
+        return self.profile.written_in_last_hour / self.profile.states * self.states / _HOUR
+
     def to_dict(self) -> dict[str, Any]:
-        measured = self.measurement
+        measured, updates = self.measurement, self.updates_per_second
         return {
             "source": self.source,
             "target": self.target,
@@ -159,6 +170,7 @@ class Assessment:
             "sizes": self.sizes.to_dict(),
             "sizes_of": "all states" if measured.sizes is not None else "the sample",
             "usage": self.usage.to_dict(),
+            "updates_per_second": None if updates is None else float(f"{updates:.6g}"),
             "histories": self.histories,
             "sample": {"asked": self.sample, **self.profile.to_dict()},
             "outlook": self.outlook.to_dict(),
@@ -226,7 +238,7 @@ def assess(session: Session, *, sample: int | None = None, thorough: bool = True
             cost=cost,
             sample=count,
             histories={f"{kind}s": _distribution(found) for kind, found in lengths.items() if found},
-            unmeasured={**measurement.unmeasured, **looking.unmeasured},
+            unmeasured={**_unseen(measurement, profiler.result()), **measurement.unmeasured, **looking.unmeasured},
             requirements=session.migration.requirements.model_dump(exclude_none=True),
             source_clock=clock,
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -334,6 +346,18 @@ class _Looking:
             snapshots=counts.get("snapshot", 0) if counts else None,
             unmeasured=why,
         )
+
+
+def _unseen(measurement: Measurement, profile: Profile) -> dict[str, str]:
+    """What is not known of all states because only some were looked at, or not into."""
+    unseen = {}
+    if measurement.sizes is None and not measurement.largest and profile.states < (measurement.states or 0):
+        unseen["largest states of all"] = "those that are named are of the sample"
+    if profile.uninspected:
+        unseen[f"what {profile.uninspected:,} documents of the sample hold"] = (
+            f"over {INSPECTED:,} bytes, or unreadable, a document is told by its size alone"
+        )
+    return unseen
 
 
 def _usage(activities: list[Activity], *, watched: bool) -> Usage:

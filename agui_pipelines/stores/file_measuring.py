@@ -9,7 +9,7 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -49,28 +49,30 @@ class FileGauge:
 
     def measured(self, pace: Pace) -> Measurement:
         """Counts by the files' names; the sizes of states by their inodes, and not by opening them."""
-        sizes, counts, estimated = Sizes(), {}, []
-        total, newest = 0, 0
+        sizes, counts, estimated = Sizes(), dict[Kind, int | None](), []
+        total, newest, cut_short = 0, 0, False
         for kind in Kind:
-            counted, folders = 0, self.layout.folders(kind)
-            for done, folder in enumerate(folders):
+            folders = self.layout.folders(kind)
+            counted: dict[bytes, int] = {}
+            for folder in folders:
+                there = 0
                 entries = self.layout.entries(kind, folder)
                 while found := _statistics(entries):
                     self.asked += len(found)
-                    counted += len(found)
+                    there += len(found)
                     total += sum(size for _, size, _ in found)
                     if kind is Kind.STATE:
                         newest = max(newest, *(moment for _, _, moment in found))
                         sizes.add([key for key, _, _ in found], [size for _, size, _ in found])
                     if not pace(len(found)):
-                        estimated.append(f"{kind}s")
-                        # An id's shard is a hash of it, so that all shards hold about as many.
-                        counted = counted * len(folders) // max(1, done)
+                        cut_short = True
                         break
-                if pace.left == 0:
+                if cut_short:
                     break
-            counts[kind] = counted
-        cut_short = bool(estimated)
+                counted[folder] = there
+            counts[kind] = _in_all(folders, counted)
+            if counts[kind] is not None and len(counted) < len(folders):
+                estimated.append(f"{kind}s")
         return Measurement(
             system=f"{platform.system()} file system",
             states=counts[Kind.STATE],
@@ -84,6 +86,11 @@ class FileGauge:
             unmeasured={
                 "reads and writes": "a file system counts neither; the ages of the states tell how often they are written",
                 **({"bytes": "adding them up takes longer than a run may wait"} if cut_short else {}),
+                **{
+                    f"{kind}s": "counting takes longer than a run may wait, and not one folder could be counted in that"
+                    for kind, count in counts.items()
+                    if count is None
+                },
             },
         )
 
@@ -204,6 +211,14 @@ def _statistics(entries: Iterator[os.DirEntry[bytes]]) -> list[tuple[bytes, int,
             info = entry.stat(follow_symlinks=False)
             found.append((entry.name[: -len(SUFFIX)], info.st_size, info.st_mtime_ns))
     return found
+
+
+def _in_all(folders: Sequence[bytes], counted: Mapping[bytes, int]) -> int | None:
+    """Files of all folders by those that were counted: an id's shard is a hash of it, so that all hold about as many."""
+    shards = [count for folder, count in counted.items() if folder]
+    if len(counted) == len(folders):
+        return sum(counted.values())
+    return counted.get(b"", 0) + sum(shards) * sum(map(bool, folders)) // len(shards) if shards else None
 
 
 def _details(layout: Layout, newest: int) -> dict[str, str]:

@@ -44,7 +44,7 @@ def measured(wire: RedisWire, layout: Layout, pace: Pace) -> Measurement:
         snapshots=snapshots,
         estimated=("states", "versions", "snapshots") if counted.estimated else (),
         sizes=counted.sizes,
-        **gauge.of_server(),
+        **gauge.of_server(states=states, versions=versions, snapshots=snapshots),
     )
 
 
