@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import re
 import secrets
 import shutil
 import time
@@ -33,6 +34,7 @@ _FILES: Final = 2_000
 _READ: Final = 500
 _SCRATCH: Final = ASIDE + b"scratch-"
 """How the names of folders in the base begin that are made for a moment, to see what may be done there."""
+_SCRATCH_NAME: Final = re.compile(re.escape(_SCRATCH) + rb"[0-9a-f]{16}")
 _LEFT_SECONDS: Final = 3600
 _SEED: Final = 20
 """Of the choice of a sample, so that the same folder gives the same one."""
@@ -198,8 +200,8 @@ def _remove_left(base: bytes) -> None:
     """Remove scratch folders that a process left behind which was killed."""
     with suppress(OSError), os.scandir(base) as entries:
         for entry in entries:
-            old = entry.name.startswith(_SCRATCH) and entry.is_dir(follow_symlinks=False)
-            if old and entry.stat(follow_symlinks=False).st_mtime < time.time() - _LEFT_SECONDS:
+            ours = _SCRATCH_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            if ours and entry.stat(follow_symlinks=False).st_mtime < time.time() - _LEFT_SECONDS:
                 shutil.rmtree(entry.path, ignore_errors=True)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -410,6 +412,15 @@ def test_a_source_that_changes_meanwhile_is_assessed_and_the_writes_are_counted(
         assert found.usage.written_meanwhile >= 2
 
 
+@pytest.fixture
+def reachable():
+    """A folder in which a server may keep its data, whose user is another one where the tests run as root."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder).resolve()
+        place.chmod(0o711)
+        yield place
+
+
 def test_the_rate_of_updates_is_the_highest_that_is_known():
     def rate(usage, *ages):
         profiler = Profiler(now=time.time())
@@ -432,13 +443,14 @@ def test_the_rate_of_updates_is_the_highest_that_is_known():
     assert rate(Usage(), 86_400) == 0.0
 
 
-def test_counters_of_postgresql_that_outlive_a_restart_are_not_taken_for_those_since_then(assessed, tmp_path):
+@pytest.mark.long
+def test_counters_of_postgresql_that_outlive_a_restart_are_not_taken_for_those_since_then(assessed, reachable):
     table = "CREATE TABLE chats AS SELECT i AS id, '{}'::jsonb AS body FROM generate_series(1, 1000) i"
-    with EmbeddedPostgres(directory=tmp_path / "data") as server:
+    with EmbeddedPostgres(directory=reachable / "data") as server:
         began = time.monotonic()
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute(table)
-    with EmbeddedPostgres(directory=tmp_path / "data") as server:
+    with EmbeddedPostgres(directory=reachable / "data") as server:
         place = {"connection_url": server.url, "table": "chats", "id_column": "id", "data": "body"}
         use = assessed({"type": "postgresql_rows", **place}).usage
     assert use.writes_since * use.counted_seconds == pytest.approx(1000)

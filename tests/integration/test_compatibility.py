@@ -119,11 +119,11 @@ def test_trying_privileges_leaves_nothing_behind_in_redis_if_it_is_interrupted(s
     target = config("redis", "target")
     real, done = redis_measuring._denial, []
 
-    def failing(wire, command):
+    def failing(wire, command, *after):
         done.append(command)
         if command[0] == b"ZADD":
             raise KeyboardInterrupt
-        return real(wire, command)
+        return real(wire, command, *after)
 
     monkeypatch.setattr(redis_measuring, "_denial", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -149,14 +149,15 @@ def test_a_scratch_folder_of_a_process_that_was_killed_is_removed_later(source, 
     target = config("file", "target")
     opened(target).prepare()
     base = Path(target["file_options"]["base_dir"])
-    for name, age in (("old", 7200), ("new", 0)):
+    old, new = "0123456789abcdef", "fedcba9876543210"
+    for name, age in ((old, 7200), (new, 0), ("of-mine", 7200)):
         folder = base / f".agui-scratch-{name}"
         folder.mkdir()
         (folder / "aside").write_text("{}")
         moment = folder.stat().st_mtime - age
         os.utime(folder, (moment, moment))
     checked(source({"a": {}}), target)
-    assert sorted(path.name for path in base.glob(".agui-scratch-*")) == [".agui-scratch-new"]
+    assert {path.name for path in base.glob(".agui-scratch-*")} == {f".agui-scratch-{new}", ".agui-scratch-of-mine"}
 
 
 def test_a_dry_run_tries_nothing(source, checked, config, monkeypatch):
@@ -174,20 +175,21 @@ def test_a_dry_run_tries_nothing(source, checked, config, monkeypatch):
         ("-multi", "block", "begin a transaction"),
         ("-zadd", "block", "sorted set"),
         ("-del", "block", "delete a key"),
+        ("-del -pexpire", "block", "set an expiry"),
         ("-zrem", "warn", "remove from a sorted set"),
     ],
 )
 def test_what_a_redis_user_may_not_do_is_named_and_nothing_stays(source, checked, rule, verdict, named):
     with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
-        client.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", rule)
+        client.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", *rule.split())
         target = {"type": "redis", "connection_url": f"redis://u:p@127.0.0.1:{server.port}/0"}
         found = checked(source({"a": {}}), target)
         one = found["target_privileges"]
         assert (one.verdict, named in one.reason) == (verdict, True), one.reason
-        assert f"+{rule[1:]}" in one.remedy
+        assert all(f"+{name[1:]}" in one.remedy for name in rule.split())
         left = client.keys()
-        # Who may not delete leaves it to the keys' own expiry.
-        assert all(0 < client.pttl(key) <= 60_000 for key in left) if rule == "-del" else left == []
+        # Who may not delete leaves it to the keys' own expiry, and who may neither gets no key without one.
+        assert all(0 < client.pttl(key) <= 60_000 for key in left) if "-del" in rule else left == []
 
 
 @pytest.fixture
