@@ -15,7 +15,7 @@ def source_assessment(
     """What the source holds and how it is used, from its own counters and a sample, and the compatibility checks.
 
     Takes a few seconds at most. A check of the target's place that blocks ends the run here, before anything is planned or
-    written. A run that resumes a plan does not look again.
+    written. A run that goes on with what was exported does not look again.
     """
     with migration.cut_into(len(KEY_RANGES.get_partition_keys())).session(context) as session:
         found = before_run(session, migration.purpose, fresh=migration.fresh)

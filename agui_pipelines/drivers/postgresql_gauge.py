@@ -28,9 +28,11 @@ _SMALL: Final = 128 * 1024 * 1024
 _ESTIMATE: Final = "SELECT reltuples::bigint, pg_relation_size(oid), relkind FROM pg_class WHERE oid = %s"
 _ACTIVITY: Final = """
 SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint, sum(n_tup_ins + n_tup_upd + n_tup_del)::bigint,
-    extract(epoch FROM now() - coalesce(pg_stat_get_db_stat_reset_time(d.oid), pg_postmaster_start_time()))::float8
+    extract(epoch FROM now() - pg_stat_get_db_stat_reset_time(d.oid))::float8
 FROM pg_stat_user_tables, pg_database d WHERE relid = ANY(%s) AND d.datname = current_database() GROUP BY d.oid
 """
+_AGE: Final = "SELECT extract(epoch FROM now())::float8 - (system_identifier >> 32) FROM pg_control_system()"
+"""Seconds since the files of the server were made, of which its identifier is."""
 _SAMPLED_KINDS: Final = ("r", "m")
 """Tables and materialized views have blocks to be sampled; partitioned and foreign tables and views are read from the start."""
 
@@ -65,7 +67,9 @@ class PostgresGauge:
         row = self._row(_ACTIVITY, list(self.oids))
         if row is None or row[0] is None:
             return None
-        return Activity(time.monotonic(), int(row[0]), int(row[1]), float(row[2]), "rows of these tables")
+        # From PostgreSQL 15 on there is no such time until somebody resets the counters. They outlive a restart.
+        seconds = self._age() if row[2] is None else float(row[2])
+        return Activity(time.monotonic(), int(row[0]), int(row[1]), seconds, "rows of these tables")
 
     def setting(self, name: str) -> str | None:
         found = self._value("SELECT current_setting(%s, true)", name)
@@ -100,6 +104,13 @@ class PostgresGauge:
                 )
                 return self._value(query)
         except errors.QueryCanceled:
+            return None
+
+    def _age(self) -> float | None:
+        try:
+            with self.connection.transaction():
+                return float(self._value(_AGE))
+        except errors.InsufficientPrivilege:
             return None
 
     def _name(self, oid: int) -> sql.Composable:

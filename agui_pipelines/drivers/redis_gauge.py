@@ -32,8 +32,13 @@ _NEEDED: Final = {
     "INFO server": "since when the server has been counting",
     "INFO replication": "role of the server",
     "DBSIZE": "keys of the database",
+    "CONFIG GET maxmemory": "memory limit",
+    "CONFIG GET maxmemory-policy": "eviction policy",
 }
 """What a command is needed for, if it is allowed."""
+
+
+_UNCOUNTED: Final = "counting takes longer than a run may wait, and without DBSIZE the rest cannot be estimated"
 
 
 class _OfServer(TypedDict):
@@ -47,7 +52,8 @@ class _OfServer(TypedDict):
 class Counted:
     """How many keys begin with each of some families, whether that is an estimate, and the sizes of those of the first."""
 
-    keys: tuple[int, ...]
+    keys: tuple[int | None, ...]
+    """None where the count was cut short, and the server does not tell of how much."""
     estimated: bool
     sizes: Sizes | None
 
@@ -131,13 +137,18 @@ class RedisGauge:
             if cut_short:
                 break
         total = self.size() if cut_short else None
+        if not cut_short:
+            return Counted(tuple(found), estimated=False, sizes=sizes)
         if total is None:
-            return Counted(tuple(found), cut_short, None if cut_short else sizes)
+            return Counted((None,) * len(found), estimated=False, sizes=None)
         share = min(1.0, looked / total) if total else 1.0
-        return Counted(tuple(round(count / share) for count in found), cut_short, None)
+        return Counted(tuple(round(count / share) for count in found), estimated=True, sizes=None)
 
-    def of_server(self) -> _OfServer:
-        """Memory of the server, what is known of its database, and what is denied, as `ports.Measurement` has them."""
+    def of_server(self, **counts: int | None) -> _OfServer:
+        """Memory of the server, what is known of its database, and what is denied, as `ports.Measurement` has them.
+
+        `counts`: by name, None for those of which is to be said why there is none.
+        """
         memory = of_memory(self)
         told = {
             "keys of the database": self.size(),
@@ -153,7 +164,8 @@ class RedisGauge:
             "bytes_of": "memory of the whole server",
             "details": {name: str(value) for name, value in told.items() if value is not None},
             "unmeasured": {
-                what: f"{name} is {self.denied[name]}" for name, what in _NEEDED.items() if name in self.denied
+                **{what: f"{name} is {self.denied[name]}" for name, what in _NEEDED.items() if name in self.denied},
+                **dict.fromkeys((name for name, count in counts.items() if count is None), _UNCOUNTED),
             },
         }
 

@@ -6,6 +6,7 @@ transforms and the target's rules on that sample. Nothing is written. What could
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,8 @@ import pyarrow as pa
 from agui_pipelines.errors import StoreError
 from agui_pipelines.pace import Pace
 from agui_pipelines.phases.export import digested_or_rejected
-from agui_pipelines.phases.profile import Profile, Profiler
+from agui_pipelines.phases.plan import listing_id
+from agui_pipelines.phases.profile import INSPECTED, Profile, Profiler
 from agui_pipelines.phases.prospect import Outlook, Prospector
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import trial
@@ -28,6 +30,7 @@ from agui_pipelines.sources.spooled import Spooled
 from agui_pipelines.spec import CustomConfig
 
 PHASE: Final = "assess"
+_HOUR: Final = 3600
 SAMPLE_BYTES: Final = 1024**3
 """Documents that are read at most, however few they are."""
 RUN_SECONDS: Final = 1.0
@@ -50,11 +53,6 @@ class Usage:
     writes_since: float | None = None
     written_meanwhile: int | None = None
     """Writes during the assessment."""
-
-    @property
-    def writes_per_second(self) -> float | None:
-        """The higher of the two rates."""
-        return max((rate for rate in (self.writes, self.writes_since) if rate is not None), default=None)
 
     @property
     def read_share(self) -> float | None:
@@ -139,8 +137,23 @@ class Assessment:
             return None
         return round((self.document_bytes or 0) + self.sizes.average * (self.records - self.states))
 
+    @property
+    def updates_per_second(self) -> float | None:
+        """The highest of what was counted while it was watched and before, and of what the states' own times tell."""
+        told = [self.usage.writes_since, self._updated_per_second]
+        rates = [rate for rate in told if rate is not None]
+        # That nothing was written for two seconds, by itself, says nothing of the day.
+        return max([*rates, self.usage.writes or 0.0]) if rates or self.usage.writes else None
+
+    @property
+    def _updated_per_second(self) -> float | None:
+        """By how many states of the sample were last updated within an hour; None where the source does not tell."""
+        if not self.profile.ages or not self.states:
+            return None
+        return self.profile.written_in_last_hour / self.profile.states * self.states / _HOUR
+
     def to_dict(self) -> dict[str, Any]:
-        measured = self.measurement
+        measured, updates = self.measurement, self.updates_per_second
         return {
             "source": self.source,
             "target": self.target,
@@ -157,6 +170,7 @@ class Assessment:
             "sizes": self.sizes.to_dict(),
             "sizes_of": "all states" if measured.sizes is not None else "the sample",
             "usage": self.usage.to_dict(),
+            "updates_per_second": None if updates is None else float(f"{updates:.6g}"),
             "histories": self.histories,
             "sample": {"asked": self.sample, **self.profile.to_dict()},
             "outlook": self.outlook.to_dict(),
@@ -177,7 +191,7 @@ def assess(session: Session, *, sample: int | None = None, thorough: bool = True
     """
     count = sample or session.migration.assessment.sample
     meter = session.meter(PHASE, total=count)
-    with session.source(_newest_plan(session)) as source, session.target() as target:
+    with session.source(_newest_listing(session)) as source, session.target() as target:
         source.ping()
         if not source.exists():
             raise StoreError(
@@ -208,7 +222,9 @@ def assess(session: Session, *, sample: int | None = None, thorough: bool = True
             if bytes_read > SAMPLE_BYTES:
                 looking.unmeasured["the rest of the sample"] = f"{SAMPLE_BYTES:,} bytes of documents had been read"
                 break
-        histories = looking.histories(ids)
+        lengths = looking.history_lengths(ids)
+        if session.migration.history_limit:
+            prospector.shorten(ids, lengths.get(Kind.VERSION, ()), session.migration.history_limit)
         activities += looking.activity()
         clock = source.now() - time.time_ns() // 1_000_000 if isinstance(source, Clocked) else None
         cost = Cost(looking.asked, profiler.result().states, bytes_read, meter.finish().seconds)
@@ -221,8 +237,8 @@ def assess(session: Session, *, sample: int | None = None, thorough: bool = True
             usage=_usage(activities, watched=thorough),
             cost=cost,
             sample=count,
-            histories=histories,
-            unmeasured={**measurement.unmeasured, **looking.unmeasured},
+            histories={f"{kind}s": _distribution(found) for kind, found in lengths.items() if found},
+            unmeasured={**_unseen(measurement, profiler.result()), **measurement.unmeasured, **looking.unmeasured},
             requirements=session.migration.requirements.model_dump(exclude_none=True),
             source_clock=clock,
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -278,15 +294,19 @@ class _Looking:
                     self.unmeasured["the rest of the sample"] = f"a run reads it for {RUN_SECONDS:g} seconds at most"
                 return
 
-    def histories(self, ids: list[str]) -> dict[str, dict[str, float]]:
-        if not isinstance(self.source, Measured) or not ids:
+    def history_lengths(self, ids: list[str]) -> dict[Kind, list[int]]:
+        if not isinstance(self.source, Measured):
+            if Kind.VERSION in self.source.kinds:
+                self.unmeasured["history lengths"] = "such a source tells them only when all of it has been read"
+            return {}
+        if not ids:
             return {}
         found = self.source.history_lengths(ids, self._pace())
         if not found and Kind.VERSION in self.source.kinds:
             self.unmeasured["history lengths"] = (
                 "whose a version is stands within its file; a run does not read all of them"
             )
-        return {f"{kind}s": _distribution(lengths) for kind, lengths in found.items() if lengths}
+        return found
 
     def _pace(self) -> Pace:
         rate = self.session.migration.assessment.rate
@@ -328,6 +348,18 @@ class _Looking:
         )
 
 
+def _unseen(measurement: Measurement, profile: Profile) -> dict[str, str]:
+    """What is not known of all states because only some were looked at, or not into."""
+    unseen = {}
+    if measurement.sizes is None and not measurement.largest and profile.states < (measurement.states or 0):
+        unseen["largest states of all"] = "those that are named are of the sample"
+    if profile.uninspected:
+        unseen[f"what {profile.uninspected:,} documents of the sample hold"] = (
+            f"over {INSPECTED:,} bytes, or unreadable, a document is told by its size alone"
+        )
+    return unseen
+
+
 def _usage(activities: list[Activity], *, watched: bool) -> Usage:
     """Two activities from before and after watching, if that was done, and one from the end."""
     if not activities:
@@ -359,7 +391,7 @@ def _distribution(lengths: list[int]) -> dict[str, float]:
     ordered = sorted(lengths)
 
     def percentile(percent: int) -> int:
-        return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+        return ordered[max(1, math.ceil(len(ordered) * percent / 100)) - 1]
 
     return {
         "average": round(sum(ordered) / len(ordered), 2),
@@ -368,6 +400,6 @@ def _distribution(lengths: list[int]) -> dict[str, float]:
     }
 
 
-def _newest_plan(session: Session) -> str:
+def _newest_listing(session: Session) -> str:
     entry = session.ledger.last("plan")
-    return entry.plan_id if entry else ""
+    return listing_id(entry) if entry else ""

@@ -49,7 +49,14 @@ class Case:
     tried: bool = True
 
     @property
+    def in_place(self) -> bool:
+        """Whether the target is to be what the source is, so that every record is there already."""
+        return self.same_place and self.session.migration.in_place
+
+    @property
     def share_held(self) -> float:
+        if self.in_place:
+            return 1.0
         ids = self.assessment.outlook.ids
         return len(self.held) / len(ids) if ids else 0.0
 

@@ -102,13 +102,13 @@ def _memory(case: Case) -> Iterable[Check]:
         return
     required = case.assessment.requirements.get("max_memory")
     if needed is not None and required is not None and needed > required:
-        yield Check(
+        yield Check(  # beside what the server itself allows, which may be less
             name,
             "warn",
             f"The states will take about {amount(needed)}, more than requirements.max_memory ({amount(required)}).",
             "Choose PostgreSQL or files for a target, or migrate fewer states.",
         )
-    elif needed is None or examined.memory_limit is None or examined.memory_used is None:
+    if needed is None or examined.memory_limit is None or examined.memory_used is None:
         why = next(iter(examined.unmeasured.values()), "the number of states is not known")
         yield Check(name, "warn", f"Whether the states fit is not known: {why}.", "Let the user ask INFO memory.")
     else:
@@ -123,8 +123,7 @@ def _eviction(case: Case) -> Iterable[Check]:
     name, examined = "target_eviction", case.examination
     if examined is None or not isinstance(case.session.migration.target, RedisConfig):
         yield Check(name, "pass", "Only a Redis throws out what it holds.")
-    elif examined.memory_limit is None:
-        why = examined.unmeasured.get("memory limit and eviction policy", "it does not tell")
+    elif why := examined.unmeasured.get("memory limit and eviction policy"):
         yield Check(
             name,
             "warn",
@@ -157,7 +156,7 @@ def _target_disk(case: Case) -> Iterable[Check]:
         yield Check(name, "pass", f"The target does not tell how much room its disks have{about}.")
         return
     yield _room(name, needed, examined.disk_free, "its file system leaves", "Make room there.", blocking=True)
-    records = case.assessment.records or 0
+    records = round((case.assessment.records or 0) * (1 - case.share_held))
     if examined.files_free is not None and records > examined.files_free:
         yield Check(
             "target_files",

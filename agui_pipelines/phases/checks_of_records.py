@@ -97,6 +97,10 @@ def _losses(case: Case) -> Iterable[Check]:
 
 
 def _overwritten(case: Case) -> Iterable[Check]:
+    if case.in_place:
+        told = "Each record is replaced where it is, as in_place asks for, and backed up before."
+        yield Check("overwritten_states", "pass", told, of="records")
+        return
     if not case.held:
         yield Check("overwritten_states", "pass", "The target holds no state of the sample yet.", of="records")
         return

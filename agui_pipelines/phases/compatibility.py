@@ -105,5 +105,5 @@ def _look(case: Case) -> None:
 
 def _examine(case: Case, target: Store) -> None:
     if isinstance(target, Examined):
-        case.examination = target.examine(trying=case.tried and not case.same_place)
+        case.examination = target.examine(trying=case.tried and case.same_place == case.in_place)
         case.held = () if case.same_place else tuple(target.holding(case.assessment.outlook.ids))

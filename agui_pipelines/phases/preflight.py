@@ -9,7 +9,7 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.assess import PHASE, Assessment, assess
 from agui_pipelines.phases.checks import Check
 from agui_pipelines.phases.compatibility import blocks, check, require_possible
-from agui_pipelines.phases.plan import Purpose, require_usable, resumable
+from agui_pipelines.phases.plan import Purpose, is_begun, require_usable, resumable
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 
@@ -55,13 +55,16 @@ def look(session: Session, *, for_: For = "assess", sample: int | None = None) -
 def before_run(session: Session, purpose: Purpose, *, fresh: bool = False) -> Preflight:
     """Look at the source and the target before a run of a purpose plans anything.
 
-    A run that resumes an open plan, which was found possible when it began, does not look again. A dry run, which writes
+    A run that goes on with what was exported under an open plan, which was found possible then, does not look again; one that
+    only takes a plan up does, as it may have been made long before. A dry run, which writes
     nothing, is told what blocks and goes on. Raises what `plan` raises for an end that cannot be used, and `RefusedError` if a
     check of the place blocks; see `compatibility`.
     """
     with session.source() as source, session.target() as target:
         require_usable(session, source, target)
-    earlier = None if fresh or resumable(session, purpose) is None else _found_possible(session, purpose)
+    open_ = None if fresh else resumable(session, purpose)
+    begun = open_ is not None and is_begun(session.ledger, open_.plan_id)
+    earlier = _found_possible(session, purpose) if begun else None
     if earlier is not None:
         return earlier
     found = look(session, for_=purpose)

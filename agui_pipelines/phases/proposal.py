@@ -102,7 +102,7 @@ def _facts(session: Session, plan: Plan, rehearsal: Rehearsal) -> Facts:
     return Facts(
         keys=plan.keys,
         bytes=size,
-        updates=_updates(_assessed(session)),
+        updates=_assessed(session).get("updates_per_second"),
         availability=getattr(requirements, "availability", None),
         ranges=sum(1 for r in plan.ranges if r.keys),
     )
@@ -113,17 +113,11 @@ def _known_bytes(session: Session, plan: Plan) -> int | None:
     return _assessed(session).get("document_bytes") if weighed is None else weighed
 
 
-def _assessed(session: Session) -> Mapping[str, Any]:
-    """The public form of the newest assessment of this migration file; empty if there is none."""
-    entry = session.ledger.last("assess", basis=session.migration.fingerprint)
+def _assessed(session: Session, for_: str | None = None) -> Mapping[str, Any]:
+    """The public form of the newest assessment of this migration file, or of that for a purpose; empty if there is none."""
+    entry = session.ledger.last("assess", unit=for_, basis=session.migration.fingerprint)
     found: Mapping[str, Any] = entry.outputs.get("public", {}) if entry else {}
     return found
-
-
-def _updates(assessed: Mapping[str, Any]) -> float | None:
-    """Writes in a second: while the source was watched or since it has been counting, whichever is more."""
-    usage = assessed.get("usage", {})
-    return max((usage[name] for name in ("writes", "writes_since") if usage.get(name) is not None), default=None)
 
 
 def _weighed(session: Session, plan: Plan) -> int | None:
@@ -160,7 +154,8 @@ def _timeline(
             phases[name] = its.of(plan.keys)
     _add_what_is_there(phases, found, rehearsal.rounds[-1], plan.keys, held)
     if start_up is not None:
-        phases[START_UP] = start_up
+        looked = _assessed(session, "migrate").get("cost", {}).get("seconds", 0.0)  # a run looks too, before it plans
+        phases[START_UP] = start_up + Seconds(looked * 0.7, looked, looked * 1.3)
     total = sum(phases.values(), start=Seconds(0.0, 0.0, 0.0))
     return {
         "measured": True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -85,6 +85,13 @@ class Prospector:
     def reject(self, reject: Reject) -> None:
         """A record that would not go on."""
         self._refused.setdefault(reject.reason, Refused(Found(), reject.detail)).found.add([reject.name])
+
+    def shorten(self, ids: Sequence[str], versions: Sequence[int], limit: int) -> None:
+        """States of the source with so many versions each, of which no more than `limit` are to be moved."""
+        # An assessment that runs out of time tells the lengths of the first ids only.
+        beyond = [id_ for id_, count in zip(ids, versions, strict=False) if count > limit]
+        if beyond:
+            self._losses.setdefault("history", Found()).add(beyond)
 
     def result(self) -> Outlook:
         return Outlook(

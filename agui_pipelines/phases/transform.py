@@ -108,7 +108,7 @@ def trial(session: Session, target: Store) -> Trial:
         kind: Kind, batch: pa.RecordBatch, on_reject: OnReject
     ) -> tuple[pa.RecordBatch, dict[str, pa.BooleanArray]]:
         kept = _without_refused(target, kind, stager.transformed(kind, batch, on_reject), on_reject)
-        return kept, target.losses(kind, kept)
+        return kept, _present_and_lost(target, kind, kept)[1]
 
     return tried
 
@@ -202,13 +202,7 @@ class _Stager:
                 yield losses.fates(exported_, {"history": beyond}, {"history": beyond}, {})
             changed = self.transformed(kind, batch, writer.reject)
             kept = _without_refused(target, kind, changed, writer.reject)
-            had, lost = losses.present(kind, kept), target.losses(kind, kept)
-            # Whoever parses a document, as most transforms do, keeps the last of repeated keys, as every target may.
-            twice = losses.named(
-                {"duplicate_keys": losses.with_trait(kept.column(SOURCE_TRAITS), Trait.DUPLICATE_KEYS)}
-            )
-            gone = {name: pc.and_not(mask, had.get(name, losses.none(kept))) for name, mask in twice.items()}
-            had, lost = had | twice, losses.either(lost, losses.named(gone))
+            had, lost = _present_and_lost(target, kind, kept)
             carrying, encoded = carried(kept, lost, self.session.migration.carried if kind is Kind.STATE else ())
             left = {name: mask for name, mask in lost.items() if name not in encoded}
             yield losses.fates(kept, had, left, encoded, ids=SOURCE_ID)
@@ -243,6 +237,17 @@ def _refusals(target: Store, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]
     empty = pc.indices_nonzero(pc.equal(batch.column("state_id"), "")).to_pylist()
     nameless = [Refusal(row, "empty_id", "Its id is empty, so nobody could ask for it.") for row in empty]
     return nameless + target.refusals(kind, batch)
+
+
+def _present_and_lost(
+    target: Store, kind: Kind, kept: pa.RecordBatch
+) -> tuple[dict[str, pa.BooleanArray], dict[str, pa.BooleanArray]]:
+    """Which rows of a transformed batch had a property, and which lose it to the target or have lost it on the way."""
+    had, lost = losses.present(kind, kept), target.losses(kind, kept)
+    # Whoever parses a document, as most transforms do, keeps the last of repeated keys, as every target may.
+    twice = losses.named({"duplicate_keys": losses.with_trait(kept.column(SOURCE_TRAITS), Trait.DUPLICATE_KEYS)})
+    gone = {name: pc.and_not(mask, had.get(name, losses.none(kept))) for name, mask in twice.items()}
+    return had | twice, losses.either(lost, losses.named(gone))
 
 
 def _without_refused(target: Store, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:

@@ -101,7 +101,7 @@ class RedisKeysSource:
             estimated=("states",) if counted.estimated else (),
             sizes=strings if strings is not None and strings.count == counted.keys[0] else None,
             largest=() if strings is None else tuple(strings.largest),
-            **gauge.of_server(),
+            **gauge.of_server(states=counted.keys[0]),
         )
 
     def activity(self) -> Activity | None:

@@ -71,6 +71,11 @@ class FolderHistory:
         names = self.owned[kind].get(state)
         return [] if names is None else names.split(_NAMES)
 
+    @property
+    def files(self) -> int:
+        """How many were read to tell it."""
+        return len(self.odd) + sum(names.count(_NAMES) + 1 for kind in self.owned.values() for names in kind.values())
+
     def owners(self, kind: Kind) -> dict[bytes, bytes]:
         """The states of all versions or snapshots that have one, by the ids of these."""
         return {key: state for state, names in self.owned[kind].items() for key in names.split(_NAMES)}

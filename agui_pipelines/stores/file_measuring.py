@@ -6,13 +6,15 @@ from __future__ import annotations
 import os
 import platform
 import random
+import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, Final
 
 import pyarrow as pa
@@ -32,6 +34,7 @@ _FILES: Final = 2_000
 _READ: Final = 500
 _SCRATCH: Final = ASIDE + b"scratch-"
 """How the names of folders in the base begin that are made for a moment, to see what may be done there."""
+_SCRATCH_NAME: Final = re.compile(re.escape(_SCRATCH) + rb"[0-9a-f]{16}")
 _LEFT_SECONDS: Final = 3600
 _SEED: Final = 20
 """Of the choice of a sample, so that the same folder gives the same one."""
@@ -48,28 +51,30 @@ class FileGauge:
 
     def measured(self, pace: Pace) -> Measurement:
         """Counts by the files' names; the sizes of states by their inodes, and not by opening them."""
-        sizes, counts, estimated = Sizes(), {}, []
-        total, newest = 0, 0
+        sizes, counts, estimated = Sizes(), dict[Kind, int | None](), []
+        total, newest, cut_short = 0, 0, False
         for kind in Kind:
-            counted, folders = 0, self.layout.folders(kind)
-            for done, folder in enumerate(folders):
+            folders = self.layout.folders(kind)
+            counted: dict[bytes, int] = {}
+            for folder in folders:
+                there = 0
                 entries = self.layout.entries(kind, folder)
                 while found := _statistics(entries):
                     self.asked += len(found)
-                    counted += len(found)
+                    there += len(found)
                     total += sum(size for _, size, _ in found)
                     if kind is Kind.STATE:
                         newest = max(newest, *(moment for _, _, moment in found))
                         sizes.add([key for key, _, _ in found], [size for _, size, _ in found])
                     if not pace(len(found)):
-                        estimated.append(f"{kind}s")
-                        # An id's shard is a hash of it, so that all shards hold about as many.
-                        counted = counted * len(folders) // max(1, done)
+                        cut_short = True
                         break
-                if pace.left == 0:
+                if cut_short:
                     break
-            counts[kind] = counted
-        cut_short = bool(estimated)
+                counted[folder] = there
+            counts[kind] = _in_all(folders, counted)
+            if counts[kind] is not None and len(counted) < len(folders):
+                estimated.append(f"{kind}s")
         return Measurement(
             system=f"{platform.system()} file system",
             states=counts[Kind.STATE],
@@ -83,6 +88,11 @@ class FileGauge:
             unmeasured={
                 "reads and writes": "a file system counts neither; the ages of the states tell how often they are written",
                 **({"bytes": "adding them up takes longer than a run may wait"} if cut_short else {}),
+                **{
+                    f"{kind}s": "counting takes longer than a run may wait, and not one folder could be counted in that"
+                    for kind, count in counts.items()
+                    if count is None
+                },
             },
         )
 
@@ -106,11 +116,16 @@ class FileGauge:
         """Whose a version is stands within its file, so that all have to be read."""
         if pace.left is not None:
             return {}
-        lengths: dict[Kind, list[int]] = {Kind.VERSION: [], Kind.SNAPSHOT: []}
-        for id_ in ids:
-            history = self.reader.history(self.layout.folder(id_))
-            for kind, found in lengths.items():
-                found.append(len(history.keys(kind, id_.encode("utf-8", "surrogatepass"))))
+        # Folder by folder: of one that is being written to, nothing is remembered, and its files would be read for each id.
+        places = [(self.layout.folder(id_), place) for place, id_ in enumerate(ids)]
+        lengths = {kind: [0] * len(ids) for kind in (Kind.VERSION, Kind.SNAPSHOT)}
+        for folder, group in groupby(sorted(places), key=itemgetter(0)):
+            history = self.reader.history(folder)
+            for _, place in group:
+                for kind, found in lengths.items():
+                    found[place] = len(history.keys(kind, ids[place].encode("utf-8", "surrogatepass")))
+            self.asked += history.files
+            pace(history.files)
         return lengths
 
     def holding(self, ids: Sequence[str]) -> list[str]:
@@ -185,8 +200,8 @@ def _remove_left(base: bytes) -> None:
     """Remove scratch folders that a process left behind which was killed."""
     with suppress(OSError), os.scandir(base) as entries:
         for entry in entries:
-            old = entry.name.startswith(_SCRATCH) and entry.is_dir(follow_symlinks=False)
-            if old and entry.stat(follow_symlinks=False).st_mtime < time.time() - _LEFT_SECONDS:
+            ours = _SCRATCH_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            if ours and entry.stat(follow_symlinks=False).st_mtime < time.time() - _LEFT_SECONDS:
                 shutil.rmtree(entry.path, ignore_errors=True)
 
 
@@ -198,6 +213,14 @@ def _statistics(entries: Iterator[os.DirEntry[bytes]]) -> list[tuple[bytes, int,
             info = entry.stat(follow_symlinks=False)
             found.append((entry.name[: -len(SUFFIX)], info.st_size, info.st_mtime_ns))
     return found
+
+
+def _in_all(folders: Sequence[bytes], counted: Mapping[bytes, int]) -> int | None:
+    """Files of all folders by those that were counted: an id's shard is a hash of it, so that all hold about as many."""
+    shards = [count for folder, count in counted.items() if folder]
+    if len(counted) == len(folders):
+        return sum(counted.values())
+    return counted.get(b"", 0) + sum(shards) * sum(map(bool, folders)) // len(shards) if shards else None
 
 
 def _details(layout: Layout, newest: int) -> dict[str, str]:

@@ -194,12 +194,14 @@ def _taken_back(connection: Connection) -> Iterator[None]:
 
 
 def _denial(connection: Connection, statement: sql.SQL | sql.Composed) -> str:
-    """What the server says against a statement, of which it then keeps nothing."""
+    """Why the server does not let us run a statement; empty if it does."""
     try:
         with connection.transaction():
             connection.execute(statement)
     except psycopg.OperationalError:
         raise
+    except (psycopg.errors.ForeignKeyViolation, psycopg.errors.CheckViolation):
+        return ""  # what a row must be is asked after who may write it, and no record is as this one
     except psycopg.Error as error:
         return (error.diag.message_primary or type(error).__name__).rstrip(".")
     return ""

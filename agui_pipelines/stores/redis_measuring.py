@@ -25,6 +25,8 @@ OLDEST: Final = (6, 2)
 HISTORIES: Final = 200
 """States whose histories are sampled."""
 
+_EXPIRE: Final = "set an expiry (PEXPIRE)"
+_DELETE: Final = "delete a key (DEL)"
 _SCRATCH_MS: Final = 60_000
 """A scratch key goes by itself after this time, should nobody be able to delete it."""
 _OVERHEAD: Final = 90
@@ -44,7 +46,7 @@ def measured(wire: RedisWire, layout: Layout, pace: Pace) -> Measurement:
         snapshots=snapshots,
         estimated=("states", "versions", "snapshots") if counted.estimated else (),
         sizes=counted.sizes,
-        **gauge.of_server(),
+        **gauge.of_server(states=states, versions=versions, snapshots=snapshots),
     )
 
 
@@ -74,7 +76,7 @@ def history_lengths(wire: RedisWire, layout: Layout, ids: Sequence[str], pace: P
         for kind, found in lengths.items():
             burst = Burst()
             burst.add_each(b"ZCARD", [layout.index(kind, id_) for id_ in some])
-            found += [size for size in wire.receive(wire.send(burst)) if isinstance(size, int)]
+            found += [size if isinstance(size, int) else 0 for size in wire.receive(wire.send(burst))]
         if not pace(len(some)):
             break
     return lengths
@@ -120,7 +122,8 @@ def examined(wire: RedisWire, layout: Layout, *, trying: bool) -> Examination:
 def _tried(wire: RedisWire, layout: Layout) -> tuple[Privilege, ...]:
     """Everything that an import does, done to keys of a random name beside those of the store, which expire by themselves.
 
-    Their names begin with ``meta:``, where no record of the store is.
+    Their names begin with ``meta:``, where no record of the store is. What leaves a key that does not expire is done together
+    with what makes it expire, and not at all by who may neither do that nor delete it.
     """
     scratch = layout.prefix + b"meta:scratch:" + uuid.uuid4().hex.encode()
     index, other = scratch + b":index", scratch + b":other"
@@ -128,14 +131,12 @@ def _tried(wire: RedisWire, layout: Layout) -> tuple[Privilege, ...]:
         ("create a key (SET)", (b"SET", scratch, b"{}", b"PX", _SCRATCH_MS), True),
         ("read keys (MGET)", (b"MGET", scratch), True),
         ("ask for an expiry (PTTL)", (b"PTTL", scratch), True),
+        (_EXPIRE, (b"PEXPIRE", scratch, _SCRATCH_MS), True),
+        (_DELETE, (b"DEL", scratch), True),
         ("write several keys (MSET)", (b"MSET", scratch, b"{}", other, b"{}"), True),
-        ("set an expiry (PEXPIRE)", (b"PEXPIRE", scratch, _SCRATCH_MS), True),
-        ("set an expiry (PEXPIRE)", (b"PEXPIRE", other, _SCRATCH_MS), True),
         ("add to a sorted set (ZADD)", (b"ZADD", index, 0, b"x"), True),
-        ("set an expiry (PEXPIRE)", (b"PEXPIRE", index, _SCRATCH_MS), True),
         ("read a sorted set (ZRANGE)", (b"ZRANGE", index, 0, -1), True),
         ("remove from a sorted set (ZREM)", (b"ZREM", index, b"x"), False),
-        ("delete a key (DEL)", (b"DEL", scratch), True),
         ("list keys (SCAN)", (b"SCAN", 0, b"MATCH", glob_escaped(scratch), b"COUNT", 1), True),
         ("lock (WATCH)", (b"WATCH", scratch), True),
         ("lock (UNWATCH)", (b"UNWATCH",), True),
@@ -145,7 +146,10 @@ def _tried(wire: RedisWire, layout: Layout) -> tuple[Privilege, ...]:
     found: dict[str, Privilege] = {}
     try:
         for action, command, needed in steps:
-            denied = _denial(wire, command)
+            lasting = {b"MSET": (scratch, other), b"ZADD": (index,)}.get(bytes(command[0]), ())
+            if lasting and found[_EXPIRE].denied and found[_DELETE].denied:
+                continue
+            denied = _denial(wire, command, *((b"PEXPIRE", key, _SCRATCH_MS) for key in lasting))
             if action not in found or denied:
                 found[action] = Privilege(action, denied, needed, _grant(command[0]) if denied else "")
     finally:
@@ -155,8 +159,9 @@ def _tried(wire: RedisWire, layout: Layout) -> tuple[Privilege, ...]:
     return tuple(found.values())
 
 
-def _denial(wire: RedisWire, command: tuple[bytes | int, ...]) -> str:
-    [reply] = wire.receive(wire.send(Burst.of(command)))
+def _denial(wire: RedisWire, command: tuple[bytes | int, ...], *after: tuple[bytes | int, ...]) -> str:
+    """What the server says against a command; `after` is sent along with it, whatever comes of that."""
+    reply, *_ = wire.receive(wire.send(Burst.of(command, *after)))
     text = str(reply) if isinstance(reply, hiredis.ReplyError) else ""
     # Without MULTI, which is told by itself, there is nothing for EXEC to end.
     return "" if text.startswith("ERR EXEC without MULTI") else text.partition(", with args beginning")[0].rstrip(".")

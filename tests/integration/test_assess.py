@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,12 +13,16 @@ import pytest
 import redis
 
 from agui_pipelines import spec
-from agui_pipelines.embedded import EmbeddedRedis
+from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
 from agui_pipelines.errors import StoreError
 from agui_pipelines.phases import assess as phase
-from agui_pipelines.phases.assess import assess
+from agui_pipelines.phases.assess import Assessment, Cost, Usage, assess
+from agui_pipelines.phases.plan import plan
+from agui_pipelines.phases.profile import Profiler, _span
+from agui_pipelines.phases.prospect import Outlook
 from agui_pipelines.phases.session import Session
-from agui_pipelines.ports import Snapshot, Version
+from agui_pipelines.ports import Measurement, Snapshot, Version
+from agui_pipelines.stores import file_measuring, file_memory, file_reader
 
 STORES = ["redis", "postgresql", "file"]
 DOCUMENT = json.dumps({"user": "Ada", "messages": [{"role": "user", "content": "hello"}]}).encode()
@@ -92,6 +98,29 @@ def test_history_lengths_are_told(filled, assessed, kind):
     assert found.histories["versions"]["maximum"] == 4
     assert found.histories["snapshots"]["maximum"] == 1
     assert found.histories["versions"]["p50"] == 0
+
+
+def test_the_history_files_of_a_folder_are_read_once_while_somebody_writes_there(config, opened, assessed, monkeypatch):
+    configured = config("file", "source")
+    store = opened(configured)
+    store.prepare()
+    for number in range(200):
+        store.set_state(f"user:{number}", DOCUMENT)
+        store.save_version(version(f"user:{number}", 0))
+    monkeypatch.setattr(file_memory, "SETTLED_NS", 10**12)  # nothing is remembered of a folder that has just changed
+    read: list[bytes] = []
+    real = file_reader.attribute
+    monkeypatch.setattr(file_reader, "attribute", lambda layout, folder: read.append(folder) or real(layout, folder))
+    found = assessed(configured, sample=100)
+    assert found.histories["versions"]["average"] == 1
+    assert set(map(read.count, read)) == {2}  # for the versions of the sample, and for the lengths
+
+
+def test_percentiles_of_history_lengths_are_those_of_the_nearest_rank():
+    told = phase._distribution(list(range(1, 101)))
+    assert [told[name] for name in ("average", "p50", "p95", "p99", "maximum")] == [50.5, 50, 95, 99, 100]
+    assert phase._distribution([3, 1])["p50"] == 1
+    assert phase._distribution([7])["p99"] == 7
 
 
 def test_within_a_run_the_histories_of_files_are_not_read_and_that_is_told(filled, assessed):
@@ -172,6 +201,38 @@ def test_limits_of_the_reference_are_reported_with_the_ids(config, opened, asses
     assert found.uninspected == 1  # what is larger than 4 MiB is told by its size alone
 
 
+def test_a_count_that_was_cut_short_is_told_or_left_out_but_never_too_small(config, opened, assessed, monkeypatch):
+    monkeypatch.setattr(phase, "RUN_SECONDS", 0.0)
+    monkeypatch.setattr(file_measuring, "_FILES", 5)
+    flat = config("file", "flat")
+    flat["file_options"]["enable_sharding"] = False
+    for configured in (flat, config("file", "sharded")):
+        store = opened(configured)
+        store.prepare()
+        for number in range(200):
+            store.set_state(f"user:{number}", b"{}")
+        found = assessed(configured, thorough=False)
+        assert found.states is None
+        assert "not one folder could be counted" in found.unmeasured["states"]
+    with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
+        client.mset({f"session:{number}": "{}" for number in range(10_000)})
+        client.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", "-dbsize")
+        for user, states in (("", 10_000), ("u:p@", None)):
+            source = {"type": "redis_keys", "connection_url": f"redis://{user}127.0.0.1:{server.port}/0"}
+            found = assessed(source, thorough=False)
+            assert found.states == (states and pytest.approx(states, rel=0.2))
+            assert ("states" in found.unmeasured) is (states is None)
+
+
+def test_shards_that_were_counted_stand_for_those_that_were_not():
+    folders = [b"", b"shard_0", b"shard_1", b"shard_2"]
+    assert file_measuring._in_all(folders, {}) is None
+    assert file_measuring._in_all(folders, {b"": 3}) is None
+    assert file_measuring._in_all(folders, {b"": 3, b"shard_0": 10}) == 33
+    assert file_measuring._in_all(folders, {b"": 3, b"shard_0": 10, b"shard_1": 12, b"shard_2": 8}) == 33
+    assert file_measuring._in_all([b""], {b"": 0}) == 0
+
+
 def test_keys_of_any_redis(legacy, assessed, migration):
     place = legacy.connection_pool.connection_kwargs
     url = f"redis://{place['host']}:{place['port']}/{place['db']}"
@@ -249,6 +310,16 @@ def test_after_a_plan_the_spool_of_a_scanned_source_is_counted(tmp_path, migrati
     move.stage()
     found = assess(move.session())
     assert (found.states, found.profile.states) == (50, 50)
+
+
+def test_a_file_that_changed_after_it_was_planned_is_counted_by_the_newest_listing(tmp_path, migration, config):
+    file = tmp_path / "data.jsonl"
+    move = migration(source={"type": "jsonl", "path": str(file), "id": "id"}, target=config("file", "target"))
+    for count in (50, 60):
+        file.write_text("".join(json.dumps({"id": f"row-{i}"}) + "\n" for i in range(count)))
+        listed = plan(move.session())
+    assert listed.listing
+    assert assess(move.session()).states == 60
 
 
 def test_a_reader_of_ones_own_is_not_read_for_it(tmp_path, assessed):
@@ -339,6 +410,51 @@ def test_a_source_that_changes_meanwhile_is_assessed_and_the_writes_are_counted(
         assert found.states == 3000
         assert 1000 < found.profile.states <= 3000
         assert found.usage.written_meanwhile >= 2
+
+
+@pytest.fixture
+def reachable():
+    """A folder in which a server may keep its data, whose user is another one where the tests run as root."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder).resolve()
+        place.chmod(0o711)
+        yield place
+
+
+def test_the_rate_of_updates_is_the_highest_that_is_known():
+    def rate(usage, *ages):
+        profiler = Profiler(now=time.time())
+        for seconds in ages:
+            profiler._ages[_span(seconds)] += 1
+        profiler._records["state"] += len(ages)
+        measurement = Measurement("x", states=len(ages) * 100)
+        nothing = Outlook({}, {}, 0, [], {}, ())
+        cost = Cost(0, 0, 0, 0.0)
+        return Assessment("", "", measurement, profiler.result(), nothing, usage, cost, 1).to_dict()[
+            "updates_per_second"
+        ]
+
+    assert rate(Usage()) is None
+    assert rate(Usage(writes=0.0)) is None  # a look of two seconds
+    assert rate(Usage(writes=0.0, writes_since=0.0)) == 0.0
+    assert rate(Usage(writes=0.0, writes_since=0.0001)) == 0.0001  # not nothing
+    assert rate(Usage(writes=7.0, writes_since=2.0)) == 7.0
+    assert rate(Usage(), 60, 60, 86_400, 86_400) == pytest.approx(200 / 3600, rel=1e-5)
+    assert rate(Usage(), 86_400) == 0.0
+
+
+@pytest.mark.long
+def test_counters_of_postgresql_that_outlive_a_restart_are_not_taken_for_those_since_then(assessed, reachable):
+    table = "CREATE TABLE chats AS SELECT i AS id, '{}'::jsonb AS body FROM generate_series(1, 1000) i"
+    with EmbeddedPostgres(directory=reachable / "data") as server:
+        began = time.monotonic()
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute(table)
+    with EmbeddedPostgres(directory=reachable / "data") as server:
+        place = {"connection_url": server.url, "table": "chats", "id_column": "id", "data": "body"}
+        use = assessed({"type": "postgresql_rows", **place}).usage
+    assert use.writes_since * use.counted_seconds == pytest.approx(1000)
+    assert use.counted_seconds >= time.monotonic() - began - 5  # of which the assessment itself may take some
 
 
 def test_a_rate_is_kept_to(filled, assessed, monkeypatch):

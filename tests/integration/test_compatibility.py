@@ -15,10 +15,11 @@ import redis
 from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.errors import RefusedError, SpecError
 from agui_pipelines.phases import assess as phase
-from agui_pipelines.phases import checks_of_place, compatibility
+from agui_pipelines.phases import checks_of_place, checks_of_records, compatibility
 from agui_pipelines.phases.assess import assess
 from agui_pipelines.phases.checks import Check
 from agui_pipelines.phases.compatibility import blocks, check, require_possible
+from agui_pipelines.ports import Version
 from agui_pipelines.stores import file_measuring, redis_measuring
 
 STORES = ["redis", "postgresql", "file"]
@@ -70,6 +71,21 @@ def test_an_ordinary_migration_passes_every_check(source, checked, config, opene
     assert found["target_privileges"].reason.startswith("Tried and taken back")
 
 
+FULL = {"limit": 10**6, "used": 10**6 - 100, "machine": 10**9, "policy": "noeviction"}
+
+
+def _nearly_full(real):
+    """A file system with room for a few more files."""
+
+    def small(path):
+        found = list(real(path))
+        found[3] = found[4] = 20  # free blocks
+        found[6] = found[7] = 7  # free inodes
+        return os.statvfs_result(found)
+
+    return small
+
+
 def left_behind(kind: str, target: dict[str, Any]) -> list[Any]:
     """Everything that is in a target which nothing was migrated into, tables that are empty left out."""
     if kind == "redis":
@@ -103,11 +119,11 @@ def test_trying_privileges_leaves_nothing_behind_in_redis_if_it_is_interrupted(s
     target = config("redis", "target")
     real, done = redis_measuring._denial, []
 
-    def failing(wire, command):
+    def failing(wire, command, *after):
         done.append(command)
         if command[0] == b"ZADD":
             raise KeyboardInterrupt
-        return real(wire, command)
+        return real(wire, command, *after)
 
     monkeypatch.setattr(redis_measuring, "_denial", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -133,14 +149,15 @@ def test_a_scratch_folder_of_a_process_that_was_killed_is_removed_later(source, 
     target = config("file", "target")
     opened(target).prepare()
     base = Path(target["file_options"]["base_dir"])
-    for name, age in (("old", 7200), ("new", 0)):
+    old, new = "0123456789abcdef", "fedcba9876543210"
+    for name, age in ((old, 7200), (new, 0), ("of-mine", 7200)):
         folder = base / f".agui-scratch-{name}"
         folder.mkdir()
         (folder / "aside").write_text("{}")
         moment = folder.stat().st_mtime - age
         os.utime(folder, (moment, moment))
     checked(source({"a": {}}), target)
-    assert sorted(path.name for path in base.glob(".agui-scratch-*")) == [".agui-scratch-new"]
+    assert {path.name for path in base.glob(".agui-scratch-*")} == {f".agui-scratch-{new}", ".agui-scratch-of-mine"}
 
 
 def test_a_dry_run_tries_nothing(source, checked, config, monkeypatch):
@@ -158,20 +175,21 @@ def test_a_dry_run_tries_nothing(source, checked, config, monkeypatch):
         ("-multi", "block", "begin a transaction"),
         ("-zadd", "block", "sorted set"),
         ("-del", "block", "delete a key"),
+        ("-del -pexpire", "block", "set an expiry"),
         ("-zrem", "warn", "remove from a sorted set"),
     ],
 )
 def test_what_a_redis_user_may_not_do_is_named_and_nothing_stays(source, checked, rule, verdict, named):
     with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
-        client.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", rule)
+        client.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", *rule.split())
         target = {"type": "redis", "connection_url": f"redis://u:p@127.0.0.1:{server.port}/0"}
         found = checked(source({"a": {}}), target)
         one = found["target_privileges"]
         assert (one.verdict, named in one.reason) == (verdict, True), one.reason
-        assert f"+{rule[1:]}" in one.remedy
+        assert all(f"+{name[1:]}" in one.remedy for name in rule.split())
         left = client.keys()
-        # Who may not delete leaves it to the keys' own expiry.
-        assert all(0 < client.pttl(key) <= 60_000 for key in left) if rule == "-del" else left == []
+        # Who may not delete leaves it to the keys' own expiry, and who may neither gets no key without one.
+        assert all(0 < client.pttl(key) <= 60_000 for key in left) if "-del" in rule else left == []
 
 
 @pytest.fixture
@@ -230,6 +248,8 @@ def test_a_target_whose_memory_is_too_small(source, checked, config):
         assert (found.verdict, "MiB are needed, and its limit leaves 1." in found.reason) == ("block", True), (
             found.reason
         )
+        small = checked(states, target, requirements={"max_memory": "1MiB"})["target_memory"]
+        assert small.verdict == "block"  # what is required hides nothing of what there is
         accepted = checked(states, target, assessment={"accept": ["target_memory"]})["target_memory"]
         assert (accepted.verdict, accepted.accepted) == ("warn", True)
     required = checked(states, config("redis", "target"), requirements={"max_memory": "1MiB"})["target_memory"]
@@ -296,6 +316,67 @@ def test_losses_that_are_not_accepted(source, checked, config):
     assert checked(states, config("file", "target"), accept_losses=[], keep=["expiry"])["losses"].verdict == "pass"
 
 
+def test_losses_on_the_way_to_the_target_are_foreseen(source, checked, config, opened):
+    twice = source({"a": '{"x": 1, "x": 2}'})
+    found = checked(
+        twice, config("file", "target"), accept_losses=["expiry"], transforms=[{"set_fields": {"tenant": "acme"}}]
+    )["losses"]
+    assert (found.verdict, found.ids) == ("block", ("a",))
+    assert "accept_losses: [duplicate_keys, expiry]" in found.remedy
+    assert checked(twice, config("file", "target"), accept_losses=[])["losses"].verdict == "pass"
+    states = config("redis", "states")
+    store = opened(states)
+    for number in range(4):
+        store.set_state(f"s{number}", b"{}")
+        for version in range(number):
+            store.save_version(Version(f"v{version}", f"s{number}", f"2025-07-14T09:30:{version:02}Z", b"{}"))
+    shortened = checked(states, config("file", "target"), accept_losses=[], history_limit=2)["losses"]
+    assert (shortened.verdict, shortened.ids) == ("block", ("s3",))
+    assert "accept_losses: [history]" in shortened.remedy
+
+
+@pytest.mark.parametrize("kind", [*STORES])
+def test_a_store_that_is_rewritten_in_place_needs_no_room_for_what_it_holds(checked, config, opened, kind, monkeypatch):
+    place = config(kind, "store")
+    store = opened(place)
+    store.prepare()
+    for number in range(50):
+        store.set_state(f"s{number}", json.dumps({"text": "x" * 10_000}).encode())
+    if kind == "redis":
+        monkeypatch.setattr(redis_measuring, "of_memory", lambda _: FULL)
+    monkeypatch.setattr(file_measuring.os, "statvfs", _nearly_full(os.statvfs))
+    found = checked(place, place, in_place=True, transforms=[{"set_fields": {"tenant": "acme"}}])
+    assert {name for name, one in found.items() if one.verdict != "pass"} <= {"workspace_disk"}  # the same file system
+    assert found["target_privileges"].reason.startswith("Tried and taken back")
+    assert "replaced where it is" in found["overwritten_states"].reason
+    assert json.loads(store.get_state("s0")) == {"text": "x" * 10_000}
+
+
+def test_what_a_target_in_files_holds_already_takes_no_new_files(source, checked, config, opened, monkeypatch):
+    target = config("file", "target")
+    store = opened(target)
+    store.prepare()
+    for number in range(50):
+        store.set_state(f"s{number}", b"{}")
+    monkeypatch.setattr(file_measuring.os, "statvfs", _nearly_full(os.statvfs))
+    found = checked(source({f"s{number}": {} for number in range(52)}), target)
+    assert "target_files" not in found
+
+
+def test_a_user_who_may_write_is_not_told_otherwise_where_a_version_needs_its_state(source, checked, target):
+    target.execute(
+        "CREATE TABLE ag_states (state_id varchar(255) PRIMARY KEY, data jsonb NOT NULL CHECK (data ? 'n'), "
+        "created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now())"
+    )
+    target.execute(
+        "CREATE TABLE ag_versions (version_id varchar(255) PRIMARY KEY, state_id varchar(255) NOT NULL "
+        "REFERENCES ag_states, data jsonb NOT NULL, delta jsonb, metadata jsonb, parent_id varchar(255), "
+        "created_at timestamptz DEFAULT now())"
+    )
+    found = checked(source({"a": {"n": 1}}), target.config)["target_privileges"]
+    assert (found.verdict, found.reason.startswith("Tried and taken back")) == ("pass", True), found.reason
+
+
 def test_one_place_for_both_ends(checked, config, opened):
     place = config("file", "store")
     opened(place).prepare()
@@ -314,7 +395,7 @@ def test_an_empty_source_warns(source, checked, config):
 
 def test_the_rules_of_the_guide(source, checked, config, monkeypatch):
     monkeypatch.setattr(checks_of_place, "LARGE_VOLUME", 50_000)
-    monkeypatch.setattr(compatibility, "LARGE_STATE", 10_000)
+    monkeypatch.setattr(checks_of_records, "LARGE_STATE", 10_000)
     states = source({"large": {"x": "y" * 60_000}, "small": {}})
     found = checked(states, config("file", "target"), requirements={"max_latency": "5ms"})
     assert found["large_states"].ids == ("large",)
@@ -330,15 +411,7 @@ def test_the_rules_of_the_guide(source, checked, config, monkeypatch):
 
 def test_disks_that_are_too_small(source, checked, config, monkeypatch):
     states = source({f"s{i}": {"text": os.urandom(2000).hex()} for i in range(100)})
-    real = os.statvfs
-
-    def small(path):
-        found = list(real(path))
-        found[3] = found[4] = 20  # free blocks
-        found[6] = found[7] = 7  # free inodes
-        return os.statvfs_result(found)
-
-    monkeypatch.setattr(file_measuring.os, "statvfs", small)
+    monkeypatch.setattr(file_measuring.os, "statvfs", _nearly_full(os.statvfs))
     found = checked(states, config("file", "target"))
     assert found["target_disk"].verdict == "block"
     assert (found["target_files"].verdict, "100 files" in found["target_files"].reason) == ("block", True)
