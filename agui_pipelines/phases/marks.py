@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from agui_pipelines.errors import ConnectionFailedError, LockLostError, StoreError
+import orjson
+
+from agui_pipelines.errors import ConnectionFailedError, LockLostError, RefusedError, StoreError
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import VALIDATE
-from agui_pipelines.ports import Store
+from agui_pipelines.ports import Reader, Store
 from agui_pipelines.spec import ForeignConfig
 from agui_pipelines.transforms import names
 from agui_pipelines.transforms.format_1_to_2 import NAME as FORMAT_1_TO_2
@@ -24,6 +26,26 @@ CARRIED: Final = "carried"
 """Recorded before a plan has its target say which schema migrations were ``applied``, where that said nothing of any."""
 
 _VERSION, _APPLIED = "version", "applied"
+
+
+def require_whole(session: Session, *ends: Reader | Store) -> None:
+    """Raises `RefusedError` for an end that schema migrations of another run may have half rewritten; see `upgrade.schema`."""
+    for end in ends:
+        if not isinstance(end, Store):
+            continue
+        try:
+            record = orjson.loads(end.applied() or b"null")
+        except (StoreError, ValueError):
+            continue  # a record that cannot be read is told by whoever is to apply some
+        applying = record.get("applying") if isinstance(record, dict) else None
+        if isinstance(applying, dict) and applying.get("batch") != session.run_id:
+            raise RefusedError(
+                f"Schema migrations are being applied to {end.describe()}: {applying.get('direction')} "
+                f"{', '.join(map(str, applying.get('numbers', ())))}, since {applying.get('at')}.",
+                why="Some of its documents may have changed already and others not. This run has written nothing.",
+                remedy=f"Wait for it, or finish it where it was begun (workspace {applying.get('workspace')}): agui-migrate "
+                f"schema {applying.get('direction')}. If that workspace is lost, restore a backup of the whole store.",
+            )
 
 
 def marks_of(store: Store) -> dict[str, str | None] | None:

@@ -25,6 +25,7 @@ from agui_pipelines.expectations.suites import Stage, suites
 from agui_pipelines.keyspace import KeyRange, Span, cut, ranges_as_text, ranges_of_text, write_catalogue
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import in_place
+from agui_pipelines.phases.marks import require_whole
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.timeline import document_name
@@ -161,6 +162,7 @@ def require_usable(session: Session, source: Reader, target: Store) -> tuple[str
     target.check()
     _require_source(source)
     require_other_place(session, source, target)
+    require_whole(session, source, target)
     return servers
 
 

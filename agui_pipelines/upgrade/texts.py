@@ -110,9 +110,9 @@ class _Yaml:
     json = False
 
     def __init__(self, content: str, origin: str) -> None:
-        self._yaml = _fitting(content)
+        self._spelling = _fitting(content)
         try:
-            root = self._yaml.load(content)
+            root = self._spelling.load(content)
         except YAMLError as error:
             raise SpecError(f"{origin} is not valid YAML{_position(error)}.") from None
         except RecursionError:
@@ -169,17 +169,17 @@ class _Yaml:
 
     def written(self) -> str:
         stream = io.StringIO()
-        self._yaml.dump(self.root, stream)
+        self._spelling.dump(self.root, stream)
         return stream.getvalue()
 
 
 def _fitting(content: str) -> YAML:
     """A reader and writer that gives back what it has read, if there is one with a common indentation."""
     for indents in _INDENTS:
-        yaml = _yaml(content, indents)
+        spelling = _yaml(content, indents)
         stream = io.StringIO()
         try:
-            yaml.dump(yaml.load(content), stream)
+            spelling.dump(spelling.load(content), stream)
         except (YAMLError, RecursionError):
             break
         if stream.getvalue() == content:
@@ -188,12 +188,12 @@ def _fitting(content: str) -> YAML:
 
 
 def _yaml(content: str, indents: tuple[int, int, int]) -> YAML:
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = _WIDTH
-    yaml.explicit_start = bool(re.match(r"(?:\s*(?:#[^\n]*)?\n)*---", content))
-    yaml.indent(*indents)
-    return yaml
+    spelling = YAML()
+    spelling.preserve_quotes = True
+    spelling.width = _WIDTH
+    spelling.explicit_start = bool(re.match(r"(?:\s*(?:#[^\n]*)?\n)*---", content))
+    spelling.indent(*indents)
+    return spelling
 
 
 def _part_comments(values: CommentedMap) -> None:

@@ -202,6 +202,21 @@ def test_nobody_else_begins_in_the_middle(move, store, forker):
 
 
 @pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_a_store_that_may_be_half_rewritten_is_no_end_of_a_migration(
+    place, move, store, forker, migration, config, opened
+):
+    write(move, **{"0001_count": COUNT_UP})
+    assert forker.end(forker.start(move, "batches 3", "schema")) == -signal.SIGKILL
+    half, other = documents(store), config("file", "other")
+    opened(other).prepare()
+    for source, target in ((place, other), (other, place)):
+        between = migration(name="between", source=source, target=target)
+        with pytest.raises(RefusedError, match="Schema migrations are being applied to redis"):
+            between.run()
+    assert documents(store) == half
+
+
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
 def test_it_begins_anew_where_the_whole_store_was_put_back_meanwhile(move, store, forker):
     write(move, **{"0001_count": COUNT_UP})
     before = backup.create(move.session())

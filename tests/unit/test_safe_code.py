@@ -43,6 +43,8 @@ def dangers(source):
                 found.add(name)
             if name == "yaml.load" and [name_of(argument) for argument in node.args[1:]] != ["_Loader"]:
                 found.add(name)
+            if name == "YAML" and (node.args or node.keywords):  # by itself ruamel.yaml makes no objects
+                found.add(name)
         if isinstance(node, ast.ClassDef) and node.name == "_Loader":
             found |= {"yaml loader"} if [name_of(base) for base in node.bases] != ["yaml.SafeLoader"] else set()
     return found
@@ -59,6 +61,7 @@ def dangers(source):
         "yaml.load(text, yaml.Loader)",
         "yaml.unsafe_load(text)",
         "class _Loader(yaml.Loader): pass",
+        "YAML(typ='unsafe')",
         "subprocess.run(text, shell=True)",
     ],
 )
