@@ -164,6 +164,8 @@ def _target_disk(case: Case) -> Iterable[Check]:
             f"It will take {records:,} files, and its file system has room for {examined.files_free:,} more.",
             "Use a file system with more inodes.",
         )
+    else:
+        yield Check("target_files", "pass", "There is room for as many files, or they are not counted.")
 
 
 def _workspace_disk(case: Case) -> Iterable[Check]:
@@ -241,20 +243,15 @@ def _recommended(case: Case) -> Iterable[Check]:
     """The guide's rules."""
     assessment, target = case.assessment, case.session.migration.target
     volume, latency = assessment.total_bytes, assessment.requirements.get("max_latency")
+    told: dict[str, str] = {}
     if volume is not None and volume > LARGE_VOLUME and not isinstance(target, PostgresConfig):
-        yield Check(
-            "recommended_backend",
-            "warn",
-            f"The source holds about {amount(volume)}; over 100 GB PostgreSQL is recommended.",
-            "Consider target.type: postgresql.",
-        )
+        told["postgresql"] = f"The source holds about {amount(volume)}; over 100 GB PostgreSQL is recommended."
     if latency is not None and latency < FAST and not isinstance(target, RedisConfig):
-        yield Check(
-            "recommended_backend",
-            "warn",
-            f"requirements.max_latency is {latency * 1000:g} ms; under 10 ms Redis is recommended.",
-            "Consider target.type: redis.",
-        )
+        told["redis"] = f"requirements.max_latency is {latency * 1000:g} ms; under 10 ms Redis is recommended."
+    for kind, reason in told.items():
+        yield Check("recommended_backend", "warn", reason, f"Consider target.type: {kind}.")
+    if not told:
+        yield Check("recommended_backend", "pass", "The guide recommends no other for this volume and latency.")
 
 
 OF_PLACE: Final[tuple[Finding, ...]] = (

@@ -86,7 +86,7 @@ def compose(session: Session, plan: Plan, rehearsal: Rehearsal, start_up: Second
         "strategy": recommended.to_dict(),
         "timeline": timeline,
         "resources": _resources(session, plan, rehearsal),
-        "risks": risks(migration, recommended.chosen, rehearsal, ledger, held),
+        "risks": risks(migration, recommended.chosen, rehearsal, ledger, held, _written(rehearsal)),
         "loss_ledger": ledger,
         "ranges": [{"range": r.name, "keys": r.keys} for r in plan.ranges],
     }
@@ -106,6 +106,12 @@ def _facts(session: Session, plan: Plan, rehearsal: Rehearsal) -> Facts:
         availability=getattr(requirements, "availability", None),
         ranges=sum(1 for r in plan.ranges if r.keys),
     )
+
+
+def _written(rehearsal: Rehearsal) -> float | None:
+    """States that the target takes in a second once it is at it: what its connections and tables take first does not count."""
+    per_key = _parts(rehearsal.rounds)["import"].per_key.expected if rehearsal.rounds else 0.0
+    return 1 / per_key if per_key else None
 
 
 def _known_bytes(session: Session, plan: Plan) -> int | None:

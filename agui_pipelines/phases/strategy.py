@@ -19,7 +19,7 @@ from agui_pipelines.units import amount, duration
 MONTH: Final = 30 * 24 * 3600.0
 SHORT: Final = 15 * 60.0
 """Seconds for which writers are assumed to be able to wait where no availability is required."""
-LARGE_BYTES: Final = 100 * 1024**3
+LARGE_BYTES: Final = 100 * 10**9
 """From here on, a volume that nobody has timed is not moved at once (the guide's limit)."""
 SWITCH: Final = 60.0
 """Seconds that stopping and starting writers is assumed to take."""
