@@ -102,10 +102,16 @@ def _facts(session: Session, plan: Plan, rehearsal: Rehearsal) -> Facts:
     return Facts(
         keys=plan.keys,
         bytes=size,
-        updates=_assessed(session).get("updates_per_second"),
+        updates=_updates(session),
         availability=getattr(requirements, "availability", None),
         ranges=sum(1 for r in plan.ranges if r.keys),
     )
+
+
+def _updates(session: Session) -> float | None:
+    """By the newest assessment, or the newest that watched the source for longer than a run does, whichever counted more."""
+    told = [_assessed(session, for_).get("updates_per_second") for for_ in (None, "assess")]
+    return max((rate for rate in told if rate is not None), default=None)
 
 
 def _written(rehearsal: Rehearsal) -> float | None:

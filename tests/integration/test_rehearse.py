@@ -7,11 +7,12 @@ import signal
 
 import pytest
 
+from agui_pipelines.ledger import Entry
 from agui_pipelines.owner import Owner
 from agui_pipelines.phases import rehearse as rehearse_module
 from agui_pipelines.phases.plan import plan
-from agui_pipelines.phases.proposal import propose
-from agui_pipelines.phases.rehearse import rehearse
+from agui_pipelines.phases.proposal import compose, propose
+from agui_pipelines.phases.rehearse import Rehearsal, rehearse
 from agui_pipelines.phases.timeline import BETWEEN, TIMED
 from agui_pipelines.ports import Version
 from agui_pipelines.stores import open_store, scratch
@@ -243,3 +244,15 @@ def test_large_documents_make_samples_smaller(migration, config, opened, monkeyp
     assert found.failure == ""
     assert max(r.bytes for r in found.rounds) <= 10_000
     assert max(r.keys for r in found.rounds) == 9
+
+
+def test_a_quick_look_does_not_hide_what_a_thorough_one_has_counted(migration, places):
+    source, target = places("file")
+    session = migration(source=source, target=target).session()
+    for unit, rate in (("assess", 50.0), ("migrate", 2.0)):
+        outputs = {"public": {"updates_per_second": rate}}
+        session.ledger.record(Entry("assess", "", unit, session.migration.fingerprint, outputs=outputs))
+
+    document = compose(session, plan(session), Rehearsal(failure="none"))
+
+    assert document["volume"]["updates_per_second"] == 50.0
