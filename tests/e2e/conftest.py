@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -65,7 +66,9 @@ class Said:
     def error(self) -> str:
         """The error told, which must be a few sentences and no traceback."""
         assert "Traceback" not in self.err + self.out
-        told = self.err[self.err.index("Error: ") :]
+        begins = re.search("^Error: ", self.err, re.MULTILINE)
+        assert begins
+        told = self.err[begins.start() :]
         assert len(told.splitlines()) <= 3, told
         return told
 

@@ -99,7 +99,7 @@ def test_a_chain_of_steps_changes_states_and_their_history_alike(ends, moved, op
     outcome = move.run()
 
     assert outcome.validation.passed
-    delta = exact(b'[{"op":"add","path":"/data/n","value":1}]')
+    delta = exact(b'[{"op":"add","path":"/payload/n","value":1}]')  # where format 2.0 has it
     assert content(opened(second), exact) == {
         f"t1%2F{name}": (
             exact(NEW),
