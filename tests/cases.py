@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+_Case = type(pytest.param())
+
 
 def thinned(*axes: Iterable[Any]) -> list[Any]:
     """All combinations of some axes, for `pytest.mark.parametrize`, of which most are marked ``long``.
@@ -19,7 +21,7 @@ def thinned(*axes: Iterable[Any]) -> list[Any]:
     cases = []
     for at in product(*(range(len(axis)) for axis in values)):
         chosen = [
-            value if hasattr(value := axis[i], "values") and hasattr(value, "marks") else pytest.param(value)
+            value if isinstance(value := axis[i], _Case) else pytest.param(value)
             for axis, i in zip(values, at, strict=True)
         ]
         marks = [mark for each in chosen for mark in each.marks]

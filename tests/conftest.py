@@ -60,7 +60,7 @@ def fresh_redis(redis_server: str) -> Iterator[Callable[[], str]]:
     """Call it for the URL of an empty Redis database; each call within a test gives another one."""
     used: list[str] = []
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = 4 * worker if os.environ.get("AGUI_TEST_REDIS_URL") else 0  # which all workers share
+    first = 4 * worker if os.environ.get("AGUI_TEST_REDIS_URL") else 0  # which all workers share, four at most
 
     def make() -> str:
         url = f"{redis_server}/{first + len(used)}"

@@ -38,6 +38,7 @@ _PARSER_BYTES: Final = 16 * 1024 * 1024
 """What goes through a parser before it is replaced: it keeps the memory of the largest reply that it has seen."""
 _INCOMPLETE: Final = object()
 _HUNG_UP: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""What sending raises where the other side has gone. Receiving raises some of them too, and for other reasons."""
 _GLOB_SPECIAL: Final = re.compile(rb"[*?\[\\]")
 
 
@@ -61,6 +62,10 @@ class Pending:
     expected: int
     replies: list[Any] = field(default_factory=list)
     broken: bool = False
+
+
+class _HungUpError(Exception):
+    """Nothing more can be sent; what the server said before may still be there to be read."""
 
 
 class Burst:
@@ -181,7 +186,7 @@ class RedisWire:
         pending = Pending(burst.replies)
         self.asked += burst.replies
         self._pending.append(pending)
-        with self._guarded(), suppress(*_HUNG_UP):
+        with self._guarded(), suppress(_HungUpError):
             for data in _coalesced(burst.parts):
                 self._transmit(sock, data)
         return pending
@@ -333,6 +338,8 @@ class RedisWire:
             except ssl.SSLWantReadError:
                 if not self._absorb(sock):
                     self._wait(sock, select.POLLIN, self._write_timeout)
+            except _HUNG_UP as error:
+                raise _HungUpError from error
 
     def _absorb(self, sock: socket.socket) -> bool:
         """Take in what has arrived; whether there was anything."""

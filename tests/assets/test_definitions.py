@@ -120,6 +120,12 @@ def test_dg_check_defs_passes():
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_without_a_migration_file_there_are_16_ranges(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert partitions._configured() == 16
+
+
 def test_the_migration_file_says_how_many_ranges_there_are(tmp_path, monkeypatch):
     file = tmp_path / "migration.yaml"
     file.write_text("ranges: 101\n")

@@ -16,7 +16,7 @@ from agui_pipelines.canonical import LARGE, MAX_DEPTH, Trait, digest, large
 from agui_pipelines.canonical.forms import digest_whole
 from agui_pipelines.canonical.large import digest_in_pieces
 
-thorough = settings(max_examples=80, deadline=None)
+thorough = settings(max_examples=150, deadline=None)
 
 PIECES = st.sampled_from([1, 7, 40, 300, 5000])
 

@@ -292,6 +292,19 @@ def test_a_server_that_does_not_answer_in_time_is_given_up(redis_url: str) -> No
         assert wire.call("PING") == b"PONG"
 
 
+def test_a_reply_that_nobody_asked_for_ends_the_connection_even_while_we_send(redis_url: str) -> None:
+    """Else the replies would no longer be those of their commands."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, wire_to(redis_url) as wire:
+        wire.call("PING")
+        theirs.sendall(b"+FIRST\r\n+SECOND\r\n")
+        ours.setblocking(False)
+        wire._socket = ours
+        with pytest.raises(InterruptedConnectionError, match="nobody had asked for"):
+            wire.call("ECHO", b"x" * 50_000_000)
+        assert wire.call("PING") == b"PONG"
+
+
 def test_an_interruption_in_the_middle_does_not_shift_later_replies(redis_url: str) -> None:
     with wire_to(redis_url) as wire:
         burst = Burst()

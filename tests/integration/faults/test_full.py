@@ -87,7 +87,7 @@ def test_a_file_store_that_is_full_is_an_error_and_the_run_goes_on_once_there_is
 @pytest.mark.parametrize(
     ("size", "sentence"),
     [
-        pytest.param(700_000, "File too large", marks=pytest.mark.long),
+        (700_000, "File too large"),
         pytest.param(100_000, "Dagster cannot keep its record of the run in ", marks=pytest.mark.long),
     ],
     ids=["of the workspace", "of Dagster"],
