@@ -39,7 +39,8 @@ from agui_pipelines.transforms import chain
 PHASE: Final = "plan"
 _CLOSING: Final = ("validate", "preview")
 
-Purpose = Literal["migrate", "dry_run"]
+Purpose = Literal["migrate", "dry_run", "verify"]
+"""What is planned: a migration, a trial that writes nothing, or a proof that source and target are equal already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from agui_pipelines.spec.stores import (
 )
 from agui_pipelines.spec.strategy import Strategy, StrategyType
 from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, redacted, redacted_words
+from agui_pipelines.spec.window import MaintenanceWindow
 
 __all__ = [
     "ALIASES",
@@ -62,6 +63,7 @@ __all__ = [
     "JsonLinesConfig",
     "LangGraphConfig",
     "Limits",
+    "MaintenanceWindow",
     "Migration",
     "Outline",
     "ParquetConfig",

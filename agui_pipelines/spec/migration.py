@@ -34,6 +34,7 @@ from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
 from agui_pipelines.spec.strategy import Strategy
 from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, resolved, struck
+from agui_pipelines.spec.window import MaintenanceWindow
 
 DEFAULT_FILE: Final = "migration.yaml"
 DEFAULT_WORKSPACE: Final = ".agui"
@@ -43,7 +44,7 @@ Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds",
 _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
-        *("expectations", "requirements", "assessment", "strategy"),
+        *("expectations", "requirements", "assessment", "strategy", "maintenance_window", "reverse_transforms"),
     }
 )
 """Keys that may change without what was done so far becoming wrong."""
@@ -169,6 +170,11 @@ class Migration(Section):
     """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
     strategy: Strategy | None = None
     """What is asked for; a plan recommends one by itself."""
+    maintenance_window: MaintenanceWindow | None = None
+    """When a cutover may happen; at any time unless given."""
+    reverse_transforms: tuple[str | dict[str, Any], ...] | None = None
+    """What makes records of the source of the target's, for the way back after a cutover; where a transform has no inverse
+    of its own."""
     workspace: str = Field(DEFAULT_WORKSPACE, repr=False)
 
     @model_validator(mode="after")
@@ -202,9 +208,13 @@ class Migration(Section):
             "limits": self.limits.model_copy(update={"max_rejects": 0}),
         }
         changes = {"name": name, "source": store, "target": store, "transforms": tuple(transforms), "in_place": True}
-        derived = self.model_copy(update=unset | changes)
-        object.__setattr__(derived, "_text", text)
-        return derived
+        return self.derived(unset | changes, text)
+
+    def derived(self, changes: Mapping[str, Any], text: Mapping[str, Any]) -> Migration:
+        """A migration that no file describes: this one with some keys changed, which are not validated, and `text` for them."""
+        made = self.model_copy(update=dict(changes))
+        object.__setattr__(made, "_text", dict(text))
+        return made
 
     @property
     def folder(self) -> Path:
