@@ -400,6 +400,46 @@ def glob_prefix(pattern: str) -> str:
     return "".join(literal)
 
 
+def glob_regex(pattern: bytes) -> re.Pattern[bytes]:
+    """What matches exactly the keys that a Redis glob does, with ``fullmatch``; by ``stringmatchlen`` of Redis' ``util.c``."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(pattern):
+        one, at = pattern[at : at + 1], at + 1
+        if one == b"*":
+            found.append(b".*")
+        elif one == b"?":
+            found.append(b".")
+        elif one == b"[":
+            of, at = _glob_class(pattern, at)
+            found.append(of)
+        else:
+            if one == b"\\" and at < len(pattern):
+                one, at = pattern[at : at + 1], at + 1
+            found.append(re.escape(one))
+    return re.compile(b"".join(found), re.DOTALL)
+
+
+def _glob_class(pattern: bytes, at: int) -> tuple[bytes, int]:
+    """A class of a glob as a regular expression, and where the glob goes on. One that is not closed goes to its end."""
+    negated = pattern[at : at + 1] == b"^"
+    at += negated
+    members: set[int] = set()
+    while at < len(pattern) and (one := pattern[at : at + 1]) != b"]":
+        if one == b"\\" and at + 1 < len(pattern):
+            members.add(pattern[at + 1])
+            at += 2
+        elif pattern[at + 1 : at + 2] == b"-" and at + 2 < len(pattern):
+            first, last = sorted((pattern[at], pattern[at + 2]))
+            members.update(range(first, last + 1))
+            at += 3
+        else:
+            members.add(pattern[at])
+            at += 1
+    chosen = set(range(256)) - members if negated else members
+    return b"[%b]" % b"".join(b"\\x%02x" % each for each in sorted(chosen)) if chosen else b"(?!)", at + 1
+
+
 def glob_escaped(text: bytes) -> bytes:
     """A Redis glob that matches exactly `text`."""
     return _GLOB_SPECIAL.sub(rb"\\\g<0>", text)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 from agui_pipelines.digests import DigestPool, digest_values
@@ -18,9 +19,9 @@ from agui_pipelines.phases import holding
 from agui_pipelines.ports import Consistent, Reader, Stamping, Store
 from agui_pipelines.progress import Listener, Meter, Progress, silent
 from agui_pipelines.records import Digester
-from agui_pipelines.sources import open_source
+from agui_pipelines.sources import no_way_back, open_source, open_write_back
 from agui_pipelines.sources.spooled import Spooled
-from agui_pipelines.spec import ForeignConfig, Migration, TargetConfig
+from agui_pipelines.spec import ForeignConfig, Migration, RedisKeysConfig, TargetConfig
 from agui_pipelines.staging import Workspace
 from agui_pipelines.stores import open_store
 
@@ -89,8 +90,8 @@ class Session:
 
     @contextmanager
     def source_store(self) -> Iterator[Store]:
-        """The source, which must be an AG-UI store, as one. Raises `UsageError`."""
-        with closing(open_store(self._source_config, self.migration.folder)) as store:
+        """The source as a store. Raises `UsageError` if it is neither an AG-UI store nor written back to."""
+        with closing(_opened(self._source_config, self.migration.folder)) as store:
             holding.fence(store, str(self.workspace))
             yield store
 
@@ -120,19 +121,19 @@ class Session:
     @contextmanager
     def target(self) -> Iterator[Store]:
         """The target, on a connection of its own; within `exclusive`, changed only as long as its lock is ours."""
-        with closing(open_store(self.migration.target, self.migration.folder)) as store:
+        with closing(_opened(self.migration.target, self.migration.folder)) as store:
             holding.fence(store, str(self.workspace))
             yield store
 
     @contextmanager
     def exclusive(self, of: End = "target") -> Iterator[None]:
-        """Be the only one who writes to an end (of which the source must be an AG-UI store) until the block ends.
+        """Be the only one who writes to an end (of which the source must be a store) until the block ends.
 
         May be nested, and spans the sessions of this migration in this process. Raises `LockedError` if another migration, or
         another process, writes there.
         """
         config = self.migration.target if of == "target" else self._source_config
-        opened = partial(open_store, config, self.migration.folder)
+        opened = partial(_opened, config, self.migration.folder)
         with holding.held(opened, self.migration.name, str(self.workspace)):
             yield
 
@@ -192,12 +193,18 @@ class Session:
             raise StoppedError("This key range was stopped because another one failed or the run was interrupted.")
 
     @property
-    def _source_config(self) -> TargetConfig:
+    def _source_config(self) -> TargetConfig | RedisKeysConfig:
         config = self.migration.source
-        if isinstance(config, ForeignConfig):
-            raise UsageError(
-                f"The source is of the type {config.type}, which is no AG-UI store.",
-                why="Only what is read by the format of AG-UI can be put back as it was.",
-                remedy="Use that system's own backup.",
-            )
-        return config
+        if not isinstance(config, ForeignConfig):
+            return config
+        if isinstance(config, RedisKeysConfig) and not no_way_back(config):
+            return config
+        raise UsageError(
+            f"The source is of the type {config.type}: {no_way_back(config)}.",
+            why="Only an AG-UI store, or what is written back to, can be put back as it was.",
+            remedy="Use that system's own backup.",
+        )
+
+
+def _opened(config: TargetConfig | RedisKeysConfig, folder: Path) -> Store:
+    return open_write_back(config, folder) if isinstance(config, RedisKeysConfig) else open_store(config, folder)

@@ -6,8 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from agui_pipelines.ports import Reader, Scanner
-from agui_pipelines.spec import ForeignConfig
+from agui_pipelines.ports import Reader, Scanner, Store
+from agui_pipelines.spec import ForeignConfig, RedisKeysConfig
 
 _MODULES: Final = {
     "postgresql_rows": "postgresql_rows",
@@ -31,3 +31,20 @@ def open_source(config: ForeignConfig, folder: Path) -> Reader | Scanner:
     module = import_module(f"{__name__}.{_MODULES[config.type]}")
     source: Reader | Scanner = module.open_(config, folder)
     return source
+
+
+def no_way_back(config: ForeignConfig) -> str:
+    """Why nothing can be written back to a foreign source, for people; empty if it can (see `open_write_back`)."""
+    if not isinstance(config, RedisKeysConfig):
+        return "it is no AG-UI store, and is only read"
+    return "nothing is written back to a Redis Cluster" if config.redis_cluster else ""
+
+
+def open_write_back(config: RedisKeysConfig, folder: Path) -> Store:
+    """A foreign source as a store, for the ways back alone: it is no target that a migration file can name.
+
+    Connects on first use. Raises `RefusedError` where there is no way back; see `no_way_back`.
+    """
+    from agui_pipelines.sources.redis_keys_target import open_target  # noqa: PLC0415 - as with every source's module
+
+    return open_target(config, folder)

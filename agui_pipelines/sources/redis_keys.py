@@ -25,6 +25,9 @@ from agui_pipelines.sources.redis_collections import READABLE, CollectionReader
 from agui_pipelines.sources.redis_documents import begins_unlike_ours, is_taken, string_document
 from agui_pipelines.spec import RedisKeysConfig
 
+LOCK_KEY: Final = b"agui-migrate:lock"
+"""Who writes back to a database holds this key of it, which is no state whatever ``match`` says; see `redis_keys_target`."""
+
 _WHITE_SPACE: Final = b" \t\r\n"
 _ROUNDS: Final = 10
 """How often a key is looked at again whose type changed while it was read."""
@@ -74,7 +77,8 @@ class RedisKeysSource:
         return (self._cluster or self._wire).now()
 
     def keys(self) -> Iterator[pa.RecordBatch]:
-        for page in (self._cluster or self._wire).scan(self._pattern):
+        for found in (self._cluster or self._wire).scan(self._pattern):
+            page = [key for key in found if key != LOCK_KEY] if LOCK_KEY in found else found
             if page:
                 columns = [pa.array(page, pa.binary()), pa.repeat(1, len(page))]
                 yield pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)

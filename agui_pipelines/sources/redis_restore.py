@@ -69,19 +69,20 @@ class RedisRestorer:
 
 def commands(key: bytes, found: Content, expiry: int | None) -> Burst:
     """What makes `key` hold `found`, in one transaction. `expiry` is in milliseconds since the epoch."""
-    burst = Burst()
+    making = list(made_by(key, found, expiry))
+    return Burst.of(*making) if len(making) == 1 else Burst.of((b"MULTI",), *making, (b"EXEC",))
+
+
+def made_by(key: bytes, found: Content, expiry: int | None) -> Iterator[tuple[bytes | int, ...]]:
+    """The commands that make `key` hold `found`, which belong into one transaction. `expiry` as for `commands`."""
+    # The server takes no moment before 1970, which has passed like any other.
     if found.type == "string":
-        # The server takes no moment before 1970, which has passed like any other.
-        burst.add(b"SET", key, found.value, *(() if expiry is None else (b"PXAT", max(1, expiry))))
-        return burst
-    burst.add(b"MULTI")
-    burst.add(b"DEL", key)
-    for command in _making(key, found):
-        burst.add(*command)
+        yield b"SET", key, found.value, *(() if expiry is None else (b"PXAT", max(1, expiry)))
+        return
+    yield b"DEL", key
+    yield from _making(key, found)
     if expiry is not None:
-        burst.add(b"PEXPIREAT", key, max(1, expiry))
-    burst.add(b"EXEC")
-    return burst
+        yield b"PEXPIREAT", key, max(1, expiry)
 
 
 def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[bytes, bytes, int | None]]:

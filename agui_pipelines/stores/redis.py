@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from agui_pipelines.digests import documents_in
 from agui_pipelines.drivers.redis import Burst, RedisWire, glob_escaped
 from agui_pipelines.drivers.redis_gauge import RedisGauge
+from agui_pipelines.drivers.redis_lock import Fence, RedisLease, lock
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, state_batch
 from agui_pipelines.errors import StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span
@@ -50,7 +51,6 @@ from agui_pipelines.stores.redis_layout import (
     snapshot_of,
     version_of,
 )
-from agui_pipelines.stores.redis_lock import Fence, RedisLease, lock
 from agui_pipelines.stores.redis_writing import (
     Buffered,
     Rows,

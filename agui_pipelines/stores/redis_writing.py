@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any, Final
 
 from agui_pipelines.drivers.redis import Burst, Pending, RedisWire
+from agui_pipelines.drivers.redis_lock import Fence
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, cuts
 from agui_pipelines.errors import UnstorableRecordError
 from agui_pipelines.ports import BATCH_BYTES, Snapshot, Version, Written
@@ -29,7 +30,6 @@ from agui_pipelines.stores.redis_layout import (
     row_of,
     score,
 )
-from agui_pipelines.stores.redis_lock import Fence
 
 _CHUNK_BYTES: Final = 4 * 1024 * 1024
 """What one MSET carries at most: it keeps other clients of the server waiting for some milliseconds."""

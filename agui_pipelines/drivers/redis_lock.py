@@ -1,4 +1,4 @@
-"""The lock of a store on Redis: a key with an expiry, which holds the owner, and transactions that watch it.
+"""A lock on Redis: a key with an expiry, which holds the owner, and transactions that watch it.
 
 No script is used, as a server may forbid them to us. What must only happen while the key holds a certain value is a
 transaction of a connection that watches the key (https://redis.io/docs/latest/develop/using-commands/transactions/): if the
