@@ -18,7 +18,8 @@ import dagster as dg
 from agui_pipelines import spec
 from agui_pipelines.errors import LockLostError, MigrationError
 from agui_pipelines.ledger import Entry
-from agui_pipelines.phases.plan import Plan, Purpose, current
+from agui_pipelines.phases.plan import Plan, current
+from agui_pipelines.phases.preflight import Run
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import LOCK_LOST, standing
 from agui_pipelines.phases.timeline import Seconds
@@ -58,7 +59,7 @@ class MigrationRun:
         return replace(self, migration=self.migration.model_copy(update={"ranges": ranges}))
 
     @property
-    def purpose(self) -> Purpose:
+    def purpose(self) -> Run:
         return "dry_run" if self.dry_run else "migrate"
 
     @contextmanager

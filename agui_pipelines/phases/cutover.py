@@ -1,11 +1,12 @@
 """Cutover: make the target the side that applications use, in a maintenance window; or return to the source.
 
 Six steps, each recorded before and after, each with its undo (see `steps`): *ready* (all that must hold, and a sync while
-everything still runs), *stop* (the applications, and proof that the side they used is quiet), *final_sync*, *verify* (both sides
-in full, both ways), *switch* (the control records, then the applications), *go_live* (a smoke test, the operator's acceptance).
+everything still runs), *stop* (the applications, and proof that the side they used is quiet), *final_sync*, *verify* (both
+sides in full, both ways), *switch* (the control records, then the applications), *go_live* (a smoke test, the operator's
+acceptance).
 
 The way back (`back`) is the same machine in the other direction: its syncs bring to the source what was written to the target
-since the switch. So that they know what that is, *verify* seeds the cursor of the opposite direction while both sides are equal.
+since the switch. So that they know what that is, *verify* seeds the cursor of the opposite direction while both are equal.
 """
 
 from __future__ import annotations
@@ -90,15 +91,16 @@ def cutover(
     """Cut over, or go on with (or undo) what a process that was killed has begun.
 
     One that is under way is undone if the other direction is asked for, if it was being undone already, or if its time is over
-    before the switch was done. Raises `RefusedError` if something does not hold before anything is stopped, `CutoverError` for a
-    step that failed and was undone, or could not be.
+    before the switch was done. Raises `RefusedError` if something does not hold before anything is stopped, `CutoverError` for
+    a step that failed and was undone, or could not be.
     """
     require_two_sides(session)
     with session.exclusive():
         found = newest(session.ledger)
         if found is not None and found.is_open:
             merged = _merged(asked, found)
-            under_way = _Cutover(session, _way_back(session, merged), merged, Machine(session.ledger, found, tell), clock)
+            machine = Machine(session.ledger, found, tell)
+            under_way = _Cutover(session, _way_back(session, merged), merged, machine, clock)
             return under_way.resumed(cancelled=found.direction != asked.direction)
         plan_id = _require_side(session, asked)
         back = _way_back(session, asked)  # which may be refused, before anything is recorded
@@ -281,7 +283,9 @@ class _Cutover:
         if not report.passed and not written:
             require_passed(report)
         if not report.passed:
-            self._note("Both sides differ, as they are being written to; that they are equal will be seen once that is stopped.")
+            self._note(
+                "Both sides differ, as they are being written to; whether they are equal is seen once that is stopped."
+            )
         return f"{report.figures['migrated_states']:,} of {report.figures['total_states']:,} states equal on both sides"
 
     def _undone_because(self, *, cancelled: bool) -> str:
@@ -361,7 +365,7 @@ class _Cutover:
             raise RefusedError(
                 f"{place} says that it is not live, since {found.since}, by the migration '{found.migration}'.",
                 why="Applications use another store already, so what is there may be old.",
-                remedy="Migrate from the store that they use. If the record is wrong, return by that migration: cutover --back.",
+                remedy="Migrate from the store that they use, or return by that migration: agui-migrate cutover --back.",
             )
 
     def _require_way_back(self, plan: Plan) -> None:

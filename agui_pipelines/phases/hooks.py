@@ -43,18 +43,20 @@ class Ran:
         return self.trouble or (f"ended with {self.exit_code}" if self.exit_code else "")
 
 
-def run_hook(session: Session, name: str, hook: Hook, *, phase: str = "rollback") -> Ran:
+def run_hook(session: Session, name: str, hook: Hook, *, phase: str = "rollback", side: str = "target") -> Ran:
     """Run a hook in the folder of the migration file, and record in the ledger what came of it.
 
     It has our environment without the variables that the migration file takes secrets from, and with ``AGUI_HOOK`` (its
-    name), ``AGUI_PHASE`` (`phase`), ``AGUI_MIGRATION_NAME``, ``AGUI_SOURCE_KIND`` and ``AGUI_TARGET_KIND``.
+    name), ``AGUI_PHASE`` (`phase`), ``AGUI_SIDE`` (`side`: ``source`` or ``target``, the one that is stopped, started, switched
+    to or tried), ``AGUI_MIGRATION_NAME``, ``AGUI_SOURCE_KIND`` and ``AGUI_TARGET_KIND``.
 
     Raises `HookError` if it cannot be started, does not exit with 0, or takes longer than its time limit; what it has
     started ends with it then.
     """
-    ran = run_command(session.migration, hook, {"AGUI_HOOK": name, "AGUI_PHASE": phase})
+    ran = run_command(session.migration, hook, {"AGUI_HOOK": name, "AGUI_PHASE": phase, "AGUI_SIDE": side})
     outputs = {
         "phase": phase,
+        "side": side,
         "command": hook.name,
         "exit_code": ran.exit_code,
         "seconds": ran.seconds,

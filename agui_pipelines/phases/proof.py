@@ -1,7 +1,7 @@
-"""A full proof that source and target are equal now, independent of how they came to be: everything is read again on both sides.
+"""A full proof that source and target are equal now, however they came to be: everything is read again on both sides.
 
-It is a plan of its own, of the purpose ``verify``: listed, exported, transformed and held to the expectations as every other, but
-not imported. Its snapshots are what the source held when the two were equal.
+It is a plan of its own, of the purpose ``verify``: listed, exported, transformed and held to the expectations as every other,
+but not imported. Its snapshots are what the source held when the two were equal.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.transform import staged_ranges, trial
 from agui_pipelines.ports import BATCH_BYTES
 from agui_pipelines.records import Kind, Reject
-from agui_pipelines.spec import Expectations, Migration, RedisKeysConfig
-from agui_pipelines.spec.stores import FileConfig, PostgresConfig, RedisConfig
+from agui_pipelines.sources import no_way_back
+from agui_pipelines.spec import Expectations, ForeignConfig, Migration
 from agui_pipelines.staging import SnapshotReader
 from agui_pipelines.transforms.field_paths import parse
 
@@ -35,9 +35,10 @@ _ONCE: Final = "Cut over without a way back: --no-way-back."
 
 def reverse(migration: Migration) -> Migration:
     """The migration that brings back what is written to the target. Raises `RefusedError` if there is none."""
-    if not isinstance(migration.source, RedisConfig | PostgresConfig | FileConfig | RedisKeysConfig):
+    reason = no_way_back(migration.source) if isinstance(migration.source, ForeignConfig) else ""
+    if reason:
         raise RefusedError(
-            f"There is no way back: a source of the type {migration.source.type} is read, and never written to.",
+            f"There is no way back to a source of the type {migration.source.type}: {reason}.",
             why="What applications write to the target after the switch could not be brought back to it.",
             remedy=_ONCE,
         )
@@ -112,7 +113,7 @@ def _of_fields(options: Any) -> Step | None:
     if not isinstance(options, Mapping):
         return None
     turned: dict[Any, Any] = {}
-    for old, new in reversed(options.items()):
+    for old, new in reversed(list(options.items())):
         was, is_ = parse(old), parse(new)
         if (was[:-1] != is_[:-1] and len(is_) > 1) or new in turned:
             return None

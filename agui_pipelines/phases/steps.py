@@ -1,8 +1,8 @@
 """The steps of a cutover in the ledger: what has begun, what is done, what was undone; and who carries them out in order.
 
-Every step, and every single thing within one that reaches outside (an *effect*: a hook, a control record), is recorded before it
-is begun and once it is done. So whoever comes after a process that was killed knows how far it may have come. A failing step is
-undone with all that were begun before it, the last one first.
+Every step, and every single thing within one that reaches outside (an *effect*: a hook, a control record), is recorded before
+it is begun and once it is done. So whoever comes after a process that was killed knows how far it may have come. A failing step
+is undone with all that were begun before it, the last one first.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ class Machine:
     def carry_out(self, steps: Sequence[Step], undoable: Sequence[Step]) -> None:
         """Do some steps in order, and undo all that were ever begun if one fails, whatever it fails with.
 
-        Raises what a step raised when nothing but the first one had been begun, which changes nothing; otherwise `CutoverError`,
-        or what is no `MigrationError` as it is.
+        Raises what a step raised when nothing but the first one had been begun, which changes nothing; otherwise
+        `CutoverError`, or what is no `MigrationError` as it is.
         """
         try:
             for step in steps:

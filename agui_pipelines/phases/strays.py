@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from agui_pipelines.phases.comparison import Comparison
-from agui_pipelines.phases.cursor import cursors
+from agui_pipelines.phases.cursor import Cursor, current_cursor
 from agui_pipelines.phases.observation import Names
 from agui_pipelines.phases.session import Session
 
-_EXTRA = "SELECT id, other FROM joined WHERE status = 'extra'"
-_BROUGHT = "SELECT DISTINCT j.id, j.other FROM joined j SEMI JOIN brought b ON j.kind = b.kind AND j.id = b.target_id AND j.other = b.other WHERE j.status = 'extra'"
+_EXTRA: Final = "SELECT id, other FROM joined WHERE status = 'extra'"
+_BROUGHT: Final = """
+    SELECT j.id, j.other FROM joined j
+    SEMI JOIN brought b ON j.kind = b.kind AND j.id = b.target_id AND j.other = b.other
+    WHERE j.status = 'extra'
+"""
 
 
 def strays(session: Session, comparison: Comparison) -> Names:
@@ -16,7 +22,12 @@ def strays(session: Session, comparison: Comparison) -> Names:
     if not comparison.names(_EXTRA).count:
         return Names()
     comparison.query("CREATE TABLE brought (kind VARCHAR, target_id VARCHAR, other VARCHAR)")
-    for cursor in cursors(session.ledger):
+    for cursor in _cursors(session):
         for batch in cursor.targets(session):
             comparison.insert("brought", batch.select(["kind", "target_id", "other"]))
     return comparison.names(_BROUGHT)
+
+
+def _cursors(session: Session) -> list[Cursor]:
+    found = current_cursor(session)
+    return [found] if found else []

@@ -203,8 +203,8 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
     """Compare everything that was staged under the plan with the whole target, record the outcome and close the plan.
 
     With `sample`, compare only so many ids, chosen at random by `seed`, which leaves the plan as open as it was. Raises
-    `StagingError` while some range has not been imported (or, of a plan that only proves, staged), `SpecError` for an expectation suite that cannot be used. A failed
-    comparison is returned, not raised: call `require_passed` on it.
+    `StagingError` while some range has not been imported (or, of a plan that only proves, staged), `SpecError` for an
+    expectation suite that cannot be used. A failed comparison is returned, not raised: call `require_passed` on it.
     """
     staged = _require_imported(session, plan)
     manifests = [snapshot.manifest for snapshot in staged]
