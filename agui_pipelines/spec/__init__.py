@@ -19,6 +19,7 @@ from agui_pipelines.spec.migration import (
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
 from agui_pipelines.spec.rows import ColumnType, QueriedRowsConfig, RowsConfig, TypedRowsConfig
+from agui_pipelines.spec.section import seconds_of
 from agui_pipelines.spec.sources import (
     CsvConfig,
     CustomConfig,
@@ -92,4 +93,5 @@ __all__ = [
     "redacted",
     "redacted_lines",
     "redacted_words",
+    "seconds_of",
 ]
