@@ -119,6 +119,7 @@ def test_a_hook_is_told_of_the_migration_and_of_no_secret(tmp_path, monkeypatch)
         **{name: value for name, value in os.environ.items() if name.startswith("AGUI_")},
         "AGUI_HOOK": "switch",
         "AGUI_PHASE": "cutover",
+        "AGUI_SIDE": "target",
         "AGUI_MIGRATION_NAME": "hooked",
         "AGUI_SOURCE_KIND": "redis_keys",
         "AGUI_TARGET_KIND": "redis",

@@ -85,7 +85,7 @@ def test_a_step_that_fails_is_undone_with_all_before_it(machine, ledger, failing
 
 def test_a_refusal_before_anything_was_stopped_is_told_as_it_is(machine, ledger):
     some = steps([], "ready", RefusedError("Not proven."))
-    with pytest.raises(RefusedError, match="^Not proven"):
+    with pytest.raises(RefusedError, match=r"^Not proven"):
         machine.carry_out(some, some)
 
     assert newest(ledger).outcome == "undone"
