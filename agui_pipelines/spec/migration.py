@@ -32,6 +32,7 @@ from agui_pipelines.spec.section import FLAT_DIALECT, Section, unknown_key
 from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
 from agui_pipelines.spec.strategy import Strategy
+from agui_pipelines.spec.sync import SyncOptions
 from agui_pipelines.spec.text import FILE_VARIABLE, Secrets, read_mapping, resolved, secrets_in, struck
 from agui_pipelines.spec.window import MaintenanceWindow
 
@@ -43,7 +44,7 @@ Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds",
 _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
-        *("expectations", "requirements", "assessment", "strategy", "maintenance_window", "reverse_transforms"),
+        *("expectations", "requirements", "assessment", "strategy", "sync", "maintenance_window", "reverse_transforms"),
     }
 )
 """Keys that may change without what was done so far becoming wrong."""
@@ -137,6 +138,7 @@ class Migration(Section):
     hooks: Hooks = Hooks()
     in_place: bool = False
     """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
+    sync: SyncOptions = SyncOptions()
     strategy: Strategy | None = None
     """What is asked for; a plan recommends one by itself."""
     maintenance_window: MaintenanceWindow | None = None
