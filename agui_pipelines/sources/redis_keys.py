@@ -76,6 +76,12 @@ class RedisKeysSource:
     def now(self) -> int:
         return (self._cluster or self._wire).now()
 
+    @property
+    def exact_expiries(self) -> bool:
+        """Whether each look at a key tells the same expiry, to the millisecond. Connects."""
+        wires = self._cluster.primaries() if self._cluster else [self._wire]
+        return all(wire.expiry_command == b"PEXPIRETIME" for wire in wires)
+
     def keys(self) -> Iterator[pa.RecordBatch]:
         for found in (self._cluster or self._wire).scan(self._pattern):
             page = [key for key in found if key != LOCK_KEY] if LOCK_KEY in found else found
