@@ -23,7 +23,7 @@ MEANING: Final = {
     "timestamps": "creation or update times, for which the target has no place",
     "duplicate_keys": "a key named twice in one object; the target keeps the last, as every reader would",
     "sub_microseconds": "a time finer than a microsecond, which is what the target keeps",
-    "history": "versions beyond the history limit",
+    "history": "versions beyond the history limit, or for which the target has no place",
     "snapshots": "snapshots, for which the target has no place",
 }
 """Properties that carry meaning: what a record that has one has."""

@@ -326,6 +326,18 @@ class Settling(Protocol):
 
 
 @runtime_checkable
+class Forming(Protocol):
+    """A store that keeps some documents in a form of its own, equal in meaning and not by digest."""
+
+    def formed(self, kind: Kind, document: bytes) -> bytes:
+        """What will be read of a document once it was written. Does not connect, and may be called by several threads at once.
+
+        Raises `UnstorableRecordError` for one that can have no such form.
+        """
+        ...
+
+
+@runtime_checkable
 class Stamping(Protocol):
     """A reader that writes into documents when they were migrated."""
 
@@ -404,6 +416,9 @@ class Transaction(Protocol):
 @runtime_checkable
 class Store(Reader, Clocked, Protocol):
     """An AG-UI store: the reading side, batch writing for migrations, and the single-record operations of the reference.
+
+    Those have all `kinds` of record. A foreign system that is written back to (see `sources.open_write_back`) may have fewer:
+    records of the others are lost to it.
 
     Documents are JSON text. Every method raises `ConnectionFailedError` or `StoreError`, never a driver's exception.
     """

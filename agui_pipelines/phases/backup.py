@@ -369,7 +369,7 @@ def _read(
                 for batch in ahead(gathered(store.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
                     session.require_going()
                     wanted = batch if keys is None else held_by(keys, batch)
-                    for usable in digested_or_rejected(kind, wanted, reject, digester=digester):
+                    for usable in digested_or_rejected(kind, wanted, reject, store, digester):
                         sink.put(usable)
                     count(batch.num_rows, batch.nbytes)
         if isinstance(reject, Belonging):

@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 from agui_pipelines import losses
 from agui_pipelines.canonical import Trait
 from agui_pipelines.digests import digest_values
-from agui_pipelines.errors import StagingError
+from agui_pipelines.errors import StagingError, UnstorableRecordError
 from agui_pipelines.losses import Fates
 from agui_pipelines.phases.export import SnapshotReport, exported, in_ranges, unusable_reject
 from agui_pipelines.phases.history import History, newest_only
 from agui_pipelines.phases.origins import beside, origins, require_distinct_ids, without_rows
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.session import Session
-from agui_pipelines.ports import OnReject, Refusal, Store
+from agui_pipelines.ports import Forming, OnReject, Refusal, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import (
     DIGEST_FIELDS,
@@ -36,6 +36,7 @@ from agui_pipelines.records import (
     Digester,
     Kind,
     digested,
+    document_column,
     rejected,
     with_source,
 )
@@ -107,7 +108,7 @@ def trial(session: Session, target: Store) -> Trial:
     def tried(
         kind: Kind, batch: pa.RecordBatch, on_reject: OnReject
     ) -> tuple[pa.RecordBatch, dict[str, pa.BooleanArray]]:
-        kept = _without_refused(target, kind, stager.transformed(kind, batch, on_reject), on_reject)
+        kept = _without_refused(target, kind, stager.transformed(target, kind, batch, on_reject), on_reject)
         return kept, _present_and_lost(target, kind, kept)[1]
 
     return tried
@@ -158,6 +159,10 @@ class _Stager:
                 history = newest_only(source, self.session.migration.history_limit if kind is Kind.VERSION else None)
                 for segment in source.segments(kind):
                     self.session.require_going()
+                    if kind not in target.kinds:
+                        fates += _without_place(target, source, kind, segment)
+                        self.meter.add(segment.records, segment.document_bytes)
+                        continue
                     found = self._as_it_is(target, source, kind, segment) if history is None else None
                     if found is not None:
                         referenced.append(segment)
@@ -176,7 +181,7 @@ class _Stager:
     def _as_it_is(self, target: Store, source: SnapshotReader, kind: Kind, segment: Segment) -> Fates | None:
         """The fates of an exported segment's properties if it can be imported as it is; None if it must be rewritten."""
         migration = self.session.migration
-        if not self.steps.identity or (migration.restore_kept and kind is Kind.STATE):
+        if not self.steps.identity or (migration.restore_kept and kind is Kind.STATE) or isinstance(target, Forming):
             return None
         found: list[Fates] = []
         for batch in source.segment_batches(segment, _SMALL[kind]):
@@ -200,7 +205,7 @@ class _Stager:
             if history is not None:
                 batch, beyond = history.split(exported_)
                 yield losses.fates(exported_, {"history": beyond}, {"history": beyond}, {})
-            changed = self.transformed(kind, batch, writer.reject)
+            changed = self.transformed(target, kind, batch, writer.reject)
             kept = _without_refused(target, kind, changed, writer.reject)
             had, lost = _present_and_lost(target, kind, kept)
             carrying, encoded = carried(kept, lost, self.session.migration.carried if kind is Kind.STATE else ())
@@ -212,13 +217,15 @@ class _Stager:
             if not self.steps.identity:
                 writer.write_origins(origins(kind, kept))
 
-    def transformed(self, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
+    def transformed(self, target: Store, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
         """A digested batch that also carries what each of its rows was in the source."""
         changed = with_source(kind, batch)
         if kind is Kind.STATE and self.session.migration.restore_kept:
             changed = restored(changed)
         if not self.steps.identity:
             changed = self.steps.apply(kind, changed, on_reject)
+        if isinstance(target, Forming):
+            changed = _formed(target, kind, changed, on_reject)
         if changed.column("data").equals(batch.column("data")) and (kind is Kind.STATE or self.steps.identity):
             # Only ids or times changed, if anything, and a state's digests are those of its document alone.
             return beside(changed, batch.select([field.name for field in DIGEST_FIELDS]))
@@ -230,6 +237,34 @@ class _Stager:
             on_reject(unusable_reject(kind, batch, row, traits, PHASE))
         sources = batch.select([SOURCE_ID, SOURCE_DATA, SOURCE_TRAITS])
         return beside(usable, without_rows(sources, {row for row, _ in unusable}))
+
+
+def _without_place(target: Store, source: SnapshotReader, kind: Kind, segment: Segment) -> Iterator[Fates]:
+    """The fates of records of a kind that the target does not know: none is staged, and their loss has to be accepted."""
+    for batch in source.segment_batches(segment, _SMALL[kind]):
+        yield losses.fates(batch, losses.present(kind, batch), target.losses(kind, batch), {})
+
+
+def _formed(target: Forming, kind: Kind, batch: pa.RecordBatch, on_reject: OnReject) -> pa.RecordBatch:
+    """A batch whose documents have the form that the target keeps; what can have none is rejected."""
+    data = batch.column("data")
+    changed: dict[int, bytes] = {}
+    unusable: set[int] = set()
+    for row in range(batch.num_rows):
+        document = data[row].as_py()
+        try:
+            form = target.formed(kind, document)
+        except UnstorableRecordError as error:
+            on_reject(rejected(kind, batch, row, PHASE, "unformable", error.message))
+            unusable.add(row)
+        else:
+            if form != document:
+                changed[row] = form
+    if changed:
+        documents = [changed.get(row, data[row].as_py()) for row in range(batch.num_rows)]
+        index = batch.schema.get_field_index("data")
+        batch = batch.set_column(index, batch.schema.field(index), document_column(documents))
+    return without_rows(batch, unusable)
 
 
 def _refusals(target: Store, kind: Kind, batch: pa.RecordBatch) -> list[Refusal]:

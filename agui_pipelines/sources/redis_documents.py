@@ -244,6 +244,74 @@ def content(document: bytes) -> Content:  # noqa: PLR0911 - one for each type
     return Content(type_, [bytes_of(item) for item in _list(value)])
 
 
+def formed(document: bytes) -> bytes:
+    """The document that would be read of a key which is made of a document. Raises `MalformedError` where none could be made.
+
+    A JSON object that is not of this module stays as it is. Repeated members of sets and fields of hashes are one, and what
+    has an order is put into it.
+    """
+    if begins_unlike_ours(document) or not is_taken(document):
+        return document
+    found = content(document)
+    match found.type:
+        case "string":
+            return _string_formed(found.value)
+        case "hash":
+            fields = dict(_some(found))
+            expiries = {name: at for name, at in found.field_expiries if name in fields}
+            return hash_document(fields, expiries)
+        case "set":
+            return set_document(set(_some(found)))
+        case "list" | "zset":
+            elements = Elements()
+            elements.add(
+                _ranked(found.value) if found.type == "zset" and _some(found) else [text(item) for item in _some(found)]
+            )
+            return elements.document(found.type)
+        case "stream":
+            _require_made(found)
+    return document
+
+
+def _string_formed(value: bytes) -> bytes:
+    """A string is read as the JSON object that it holds, unless that would be taken for another document."""
+    try:
+        is_object = isinstance(documents.loads(value), dict)
+    except ValueError:
+        is_object = False
+    return value if is_object and not is_taken(value) else string_document(value)
+
+
+def _some(found: Content) -> Any:
+    """No key is empty but a stream."""
+    if not found.value:
+        raise MalformedError(f"there is no empty {found.type} in a Redis")
+    return found.value
+
+
+def _ranked(scored: list[tuple[bytes, bytes]]) -> list[list[Any]]:
+    """The members of a sorted set in its order; of a repeated one, the last score counts."""
+    ranked = sorted(dict(scored).items(), key=lambda pair: (float(pair[1]), pair[0]))
+    return [[text(member), score.decode()] for member, score in ranked]
+
+
+def _require_made(found: Content) -> None:
+    """Raises `MalformedError` for a stream that no server would make."""
+    head = found.head or StreamHead(b"0-0")
+    ids = [_numbers(id_) for id_, _ in found.value]
+    if ids != sorted(set(ids)) or (0, 0) in ids:
+        raise MalformedError("the entries of a stream are not in the order of their ids, or one has the id 0-0")
+    if ids and max(ids) > _numbers(head.last_id):
+        raise MalformedError("a stream has an entry after its last id")
+    names = [group.name for group in head.groups]
+    if len(set(names)) < len(names):
+        raise MalformedError("a stream has two groups of one name")
+
+
+def _numbers(id_: bytes) -> tuple[int, ...]:
+    return tuple(map(int, id_.split(b"-")))
+
+
 def _type(members: Mapping[str, bytes]) -> str:
     named = json.loads(members["type"])
     return named if isinstance(named, str) else ""

@@ -38,7 +38,7 @@ from agui_pipelines.ports import (
     Written,
 )
 from agui_pipelines.records import Kind, Reject
-from agui_pipelines.sources.redis_documents import Content, content
+from agui_pipelines.sources.redis_documents import Content, content, formed
 from agui_pipelines.sources.redis_keys import LOCK_KEY, RedisKeysSource
 from agui_pipelines.sources.redis_restore import made_by
 from agui_pipelines.spec import RedisKeysConfig
@@ -222,6 +222,17 @@ class RedisKeysTarget:
         return losing(
             {"timestamps": pc.or_(batch.column("created_at").is_valid(), batch.column("updated_at").is_valid())}
         )
+
+    def formed(self, kind: Kind, document: bytes) -> bytes:
+        """A set, say, is read in another order than that in which somebody has listed its members."""
+        try:
+            return formed(document) if kind is Kind.STATE else document
+        except ValueError as error:
+            raise UnstorableRecordError(
+                f"The document names a type of Redis, and has not its form: {error}.",
+                why="It cannot be told what the key is to hold.",
+                remedy="Mend the document.",
+            ) from error
 
     def times(self, batch: pa.RecordBatch) -> dict[str, pa.Int64Array]:  # noqa: ARG002 - whatever they are
         """None."""

@@ -103,6 +103,9 @@ def test_an_end_that_no_migration_has_is_told(command, file):
 
 
 def test_a_source_that_is_no_store_cannot_be_backed_up(command, file):
+    text = yaml.safe_load(file.read_text()) | {"source": {"type": "jsonl", "path": "x.jsonl", "id": "id"}}
+    file.write_text(yaml.safe_dump(text))
+
     said = command("backup", "create", file, "--of", "source")
 
     assert said.code == 2

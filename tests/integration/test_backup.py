@@ -446,7 +446,7 @@ def test_a_backup_is_not_restored_into_another_store(migration, ends, config):
         backup.restore(move.but(target=config("file", "third")).session(), made)
 
 
-def test_a_source_that_is_a_store_is_backed_up_and_put_back_and_another_is_not(migration, ends, opened, config):
+def test_a_source_that_is_a_store_is_backed_up_and_put_back_and_another_is_not(migration, ends, opened):
     first, second, _ = ends("postgresql")
     source = opened(first)
     before = everything(source)
@@ -456,7 +456,7 @@ def test_a_source_that_is_a_store_is_backed_up_and_put_back_and_another_is_not(m
     backup.restore(session, made)
     assert everything(source) == before
 
-    foreign = {"type": "redis_keys", "connection_url": config("redis", "x")["connection_url"]}
+    foreign = {"type": "jsonl", "path": "states.jsonl", "id": "id"}
     with pytest.raises(UsageError):
         backup.create(migration(name="other", source=foreign, target=second).session(), "source")
 
