@@ -16,6 +16,7 @@ from agui_pipelines.spec.migration import (
     outline,
     parse,
 )
+from agui_pipelines.spec.notifications import CommandNotification, Event, Notification, WebhookNotification
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
 from agui_pipelines.spec.rows import ColumnType, QueriedRowsConfig, RowsConfig, TypedRowsConfig
@@ -53,8 +54,10 @@ __all__ = [
     "BackupOptions",
     "ColumnType",
     "Command",
+    "CommandNotification",
     "CsvConfig",
     "CustomConfig",
+    "Event",
     "Expectations",
     "FileConfig",
     "FileOptions",
@@ -66,6 +69,7 @@ __all__ = [
     "Limits",
     "MaintenanceWindow",
     "Migration",
+    "Notification",
     "Outline",
     "ParquetConfig",
     "PostgresConfig",
@@ -85,6 +89,7 @@ __all__ = [
     "StrategyType",
     "TargetConfig",
     "TypedRowsConfig",
+    "WebhookNotification",
     "default_file",
     "load",
     "outline",
