@@ -10,8 +10,9 @@ from agui_pipelines.expectations import worker
 from agui_pipelines.phases import cutover as phase
 from agui_pipelines.phases.cutover import Asked
 from agui_pipelines.phases.cutover_report import CutoverReport, report_name
+from agui_pipelines.phases.notify import notified
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.steps import Told
+from agui_pipelines.phases.steps import PHASE, Told
 
 UNDONE = 1
 """Exit code of a cutover that was undone although nothing failed now: what had been begun before was."""
@@ -22,7 +23,9 @@ def cutover(migration: spec.Migration, asked: Asked, *, rehearse: bool, json: bo
     worker.warm()  # the proof runs the suites, while applications are stopped
     carried_out = phase.rehearse if rehearse else phase.cutover
     with output.progress() as listener:
-        report = carried_out(Session.open(migration, listener), asked, tell=_tell)
+        session = Session.open(migration, listener)
+        with notified(session, PHASE):
+            report = carried_out(session, asked, tell=_tell)
     if json:
         output.print_json(report.to_dict())
     else:

@@ -29,6 +29,7 @@ from agui_pipelines.phases.cutover_report import CutoverReport, estimated, recor
 from agui_pipelines.phases.deadline import Clock, Deadline
 from agui_pipelines.phases.hooks import run_hook
 from agui_pipelines.phases.marks import require_whole
+from agui_pipelines.phases.notify import notify
 from agui_pipelines.phases.plan import Plan, current
 from agui_pipelines.phases.proof import prove
 from agui_pipelines.phases.reverse import require_exact, session_back
@@ -99,13 +100,14 @@ def cutover(
         found = newest(session.ledger)
         if found is not None and found.is_open:
             merged = _merged(asked, found)
-            machine = Machine(session.ledger, found, tell)
+            machine = Machine(session.ledger, found, _telling(session, tell))
             under_way = _Cutover(session, _way_back(session, merged), merged, machine, clock)
             return under_way.resumed(cancelled=found.direction != asked.direction)
         plan_id = _require_side(session, asked)
         back = _way_back(session, asked)  # which may be refused, before anything is recorded
         progress = opened(session.ledger, new_id("cutover"), plan_id, asked.direction, asdict(asked))
-        return _Cutover(session, back, asked, Machine(session.ledger, progress, tell), clock).carried_out()
+        machine = Machine(session.ledger, progress, _telling(session, tell))
+        return _Cutover(session, back, asked, machine, clock).carried_out()
 
 
 def rehearse(
@@ -136,6 +138,17 @@ def require_two_sides(session: Session) -> None:
             "The migration rewrites one store in place, so there are no two sides to switch between.",
             remedy="What it has done is in use already. To take it back: agui-migrate rollback.",
         )
+
+
+def _telling(session: Session, tell: Callable[[Told], None]) -> Callable[[Told], None]:
+    """Let whoever the migration file names hear of the steps too."""
+
+    def both(told: Told) -> None:
+        facts = {"message": told.detail} if told.detail else {}
+        notify(session, "cutover", PHASE, step=told.step, status=told.state, **facts)
+        tell(told)
+
+    return both
 
 
 def _merged(asked: Asked, found: Progress) -> Asked:

@@ -7,6 +7,7 @@ but not imported. Its snapshots are what the source held when the two were equal
 from __future__ import annotations
 
 from agui_pipelines.phases.admission import require_importable
+from agui_pipelines.phases.cursor import current_cursor
 from agui_pipelines.phases.expect import expect_exported, expect_staged, require_expected
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.plan import plan
@@ -21,7 +22,8 @@ def prove(session: Session) -> ValidationReport:
     Raises what an import raises before anything is written: for too many rejects, losses that are not accepted, ids that fall
     together, and expectations that are not met.
     """
-    made = plan(session, purpose="verify", fresh=True)
+    cursor = current_cursor(session)
+    made = plan(session, purpose="verify", fresh=True, stamped_at=cursor.stamped_at if cursor else "")
     names = [key_range.name for key_range in made.ranges]
     export(session, made, names)
     expect_exported(session, made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from agui_pipelines.phases.comparison import Comparison
-from agui_pipelines.phases.cursor import Cursor, current_cursor
+from agui_pipelines.phases.cursor import cursors
 from agui_pipelines.phases.observation import Names
 from agui_pipelines.phases.session import Session
 
@@ -22,12 +22,9 @@ def strays(session: Session, comparison: Comparison) -> Names:
     if not comparison.names(_EXTRA).count:
         return Names()
     comparison.query("CREATE TABLE brought (kind VARCHAR, target_id VARCHAR, other VARCHAR)")
-    for cursor in _cursors(session):
+    for cursor in {each.cursor_id: each for each in cursors(session.ledger)}.values():
+        if not session.workspace.has(f"{cursor.folder}/target.parquet"):
+            continue  # too old to be kept
         for batch in cursor.targets(session):
             comparison.insert("brought", batch.select(["kind", "target_id", "other"]))
     return comparison.names(_BROUGHT)
-
-
-def _cursors(session: Session) -> list[Cursor]:
-    found = current_cursor(session)
-    return [found] if found else []
