@@ -3,6 +3,7 @@
 import dagster as dg
 
 from agui_pipelines.phases.import_ import import_
+from agui_pipelines.phases.steps import require_source_live
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
 from assets.backup import target_backup
@@ -27,5 +28,6 @@ def target_states(
     Refuses before the first write if too many records were rejected or ids fall together. Repeating it changes nothing.
     """
     with migration.planned(context) as (session, plan):
+        require_source_live(session.ledger)
         report = import_(session, plan, context.partition_keys)
         return dg.MaterializeResult(metadata=metadata.of_import(report))

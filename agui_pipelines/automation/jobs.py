@@ -9,6 +9,7 @@ from assets.cutover import target_cutover
 from assets.plan import migration_plan
 from assets.preview import import_preview
 from assets.rollback import target_rollback
+from assets.sync import target_sync
 from assets.validate import validation_report
 
 DRY_RUN = "dry_run"
@@ -29,6 +30,12 @@ def rollback_job() -> None:
 def cutover_job() -> None:
     """Make the target the side that applications use, or return to the source; or only rehearse it."""
     target_cutover()
+
+
+@dg.job(name="sync", executor_def=dg.in_process_executor)
+def sync_job() -> None:
+    """Bring what has changed at the source since the import, or the last sync, to the target, and remove what is gone."""
+    target_sync()
 
 
 def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
@@ -63,4 +70,5 @@ def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
         ),
         rollback_job,
         cutover_job,
+        sync_job,
     ]

@@ -518,7 +518,7 @@ class _Cutover:
     def _bring_back(self) -> str:
         if self.other is None:
             return f"What was written to the {self.new} since the switch, if anything was, stays there."
-        report = sync(_anew(self.other), complete=True)
+        report = sync(_anew(self.other), complete=True, while_live=True)
         if not report.changes:
             return f"Nothing had been written to the {self.new} since the switch."
         seed_cursor(_anew(self.plain))

@@ -39,8 +39,8 @@ from agui_pipelines.transforms import chain
 PHASE: Final = "plan"
 _CLOSING: Final = ("validate", "preview", "sync")
 
-Purpose = Literal["migrate", "dry_run", "sync", "verify"]
-"""What is planned: a migration, a trial that writes nothing, a round of a sync, or a proof that both ends are equal already."""
+Purpose = Literal["migrate", "dry_run", "verify"]
+"""What is planned: a migration, a trial that writes nothing, or a proof that both ends are equal already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Plan:
     """What a run is going to move."""
 
     plan_id: str
-    purpose: Purpose
+    purpose: Purpose | Literal["sync"]
     fingerprint: str
     """Of the migration file; see `Migration.fingerprint`."""
     source: str

@@ -11,20 +11,29 @@ finished first, with what it had exported, since what it wrote is known by that 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from agui_pipelines.errors import LockLostError, RefusedError, ValidationFailedError, named
+from agui_pipelines.errors import (
+    LockLostError,
+    MigrationError,
+    RefusedError,
+    UnreachableError,
+    ValidationFailedError,
+    named,
+)
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases import cursor as cursors
 from agui_pipelines.phases import guards, rounds
 from agui_pipelines.phases.applying import Application, application
 from agui_pipelines.phases.changes import looking
+from agui_pipelines.phases.confirming import confirm
 from agui_pipelines.phases.cursor import Cursor, current_cursor
 from agui_pipelines.phases.expect import expect_exported, expect_staged
-from agui_pipelines.phases.export import export
+from agui_pipelines.phases.export import export, exported
 from agui_pipelines.phases.feeds import choose
 from agui_pipelines.phases.import_ import back_up, import_
 from agui_pipelines.phases.looking import Findings, findings
@@ -34,7 +43,8 @@ from agui_pipelines.phases.recheck import look_again
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.rounds import Round
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, SYNC, SYNC_FAILED
+from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, ROUND, SYNC, SYNC_FAILED
+from agui_pipelines.phases.steps import require_source_live
 from agui_pipelines.phases.transform import staged_ranges, transform
 from agui_pipelines.ports import Watermarked
 from agui_pipelines.records import Kind
@@ -103,30 +113,47 @@ class SyncReport:
         }
 
 
-def sync(session: Session, *, accept_deletes: bool = False, complete: bool = False) -> SyncReport:
+def sync(
+    session: Session, *, accept_deletes: bool = False, complete: bool = False, while_live: bool = False
+) -> SyncReport:
     """Bring the target to what the source is now. A round that was killed while it wrote is finished first.
 
     `complete`: look at the whole source, whatever the migration file says. `accept_deletes`: pass the guards. Holds the
     target's lock. Raises `RefusedError` if nothing was migrated and proven yet, if a guard says no, or for conflicts;
-    `ValidationFailedError` if the target is not what was written.
+    `ValidationFailedError` if the target is not what was written. `while_live`: although the target may be what applications
+    use, which is refused otherwise.
     """
     with session.exclusive():
-        return _sync(session, accept_deletes=accept_deletes, complete=complete, partial=0)
+        if not while_live:
+            require_source_live(session.ledger)
+        return _sync(session, accept_deletes=accept_deletes, complete=complete, partial=None)
 
 
 def follow(session: Session, *, every: float, accept_deletes: bool = False) -> Iterator[SyncReport]:
-    """Rounds without end, each a while after the one before, until `Session.stop` is set. `accept_deletes`: of the first."""
+    """Rounds without end, each `every` seconds after the one before, until `Session.stop` is set.
+
+    One that a server's absence has ended is tried again. `accept_deletes`: of the first. Raises as `sync`.
+    """
     partial = 0
     while not session.stop.is_set():
-        with session.exclusive():
-            report = _sync(session, accept_deletes=accept_deletes, complete=False, partial=partial)
-        accept_deletes = False
-        partial = 0 if report.complete else partial + 1
-        yield report
+        # What ends a round ends its workers by their event, which is of use only once.
+        of_round = replace(session, stop=threading.Event())
+        try:
+            with of_round.exclusive():
+                require_source_live(session.ledger)
+                report = _sync(of_round, accept_deletes=accept_deletes, complete=False, partial=partial)
+        except MigrationError as error:
+            if not (error.transient or isinstance(error, UnreachableError)):
+                raise
+            session.meter(PHASE).tell(f"{error.message} Looking again in {every:.0f} s.")
+        else:
+            accept_deletes = False
+            partial = 0 if report.complete else partial + 1
+            yield report
         session.stop.wait(every)
 
 
-def _sync(session: Session, *, accept_deletes: bool, complete: bool, partial: int) -> SyncReport:
+def _sync(session: Session, *, accept_deletes: bool, complete: bool, partial: int | None) -> SyncReport:
     began = time.monotonic()
     _require_two_places(session)
     open_ = rounds.unfinished(session)
@@ -148,20 +175,21 @@ def _require_two_places(session: Session) -> None:
         )
 
 
-def _round(session: Session, *, accept_deletes: bool, complete: bool, partial: int) -> SyncReport:
+def _round(session: Session, *, accept_deletes: bool, complete: bool, partial: int | None) -> SyncReport:
     began = time.monotonic()
     place = _place(session)
     before = rounds.starting_point(session, place.server)
     guards.require_same_place(before, place, accept_deletes=accept_deletes)
     meter = session.meter(PHASE)
     round_id = new_id("sync")
-    found_by = replace(before, partial=max(before.partial, partial))
+    found_by = replace(before, partial=max(before.partial, partial or 0))
     older = before.horizon is not None and place.horizon is not None and place.horizon < before.horizon
     try:
         with findings() as found:
             with looking(session, meter, before.stamped_at, keep=round_id) as opened:
                 feed = choose(session, opened, found_by, place.horizon, complete=complete or older)
                 feed.find(session, opened, before, meter, found)
+                confirm(session, opened, before, meter, found)
             guards.require_few_deletes(session, before, found, complete=feed.complete, accept_deletes=accept_deletes)
             facts = {
                 "feed": feed.name,
@@ -171,10 +199,10 @@ def _round(session: Session, *, accept_deletes: bool, complete: bool, partial: i
             }
             if not (found.changed.count or found.gone.count):
                 remove_spool(session.workspace, round_id)
-                return _nothing(session, before, place, facts, began)
+                return _nothing(session, before, place, facts, began, following=partial is not None)
             return _carried_out(session, before, place, round_id, found, facts, began)
     except BaseException:
-        if session.ledger.last(rounds.ROUND, plan_id=round_id) is None:
+        if session.ledger.last(ROUND, plan_id=round_id) is None:
             remove_spool(session.workspace, round_id)
         raise
 
@@ -187,10 +215,15 @@ def _place(session: Session) -> rounds.Place:
         return rounds.Place(source.describe(), source.place().server, horizon)
 
 
-def _nothing(session: Session, before: Cursor, place: rounds.Place, facts: dict[str, Any], began: float) -> SyncReport:
+def _nothing(
+    session: Session, before: Cursor, place: rounds.Place, facts: dict[str, Any], began: float, *, following: bool
+) -> SyncReport:
     """Nothing has changed: the cursor stays, but for up to when it is known to hold."""
-    if facts["complete"] and (place.horizon, place.server) != (before.horizon, before.server):
-        cursors.record(session, replace(before, horizon=place.horizon, server=place.server, partial=0, created_at=""))
+    moved = replace(before, horizon=place.horizon, server=place.server, partial=facts["partial"], created_at="")
+    # Who follows counts the rounds that do not look at everything by itself.
+    is_news = (moved.horizon, moved.server) != (before.horizon, before.server)
+    if is_news if facts["complete"] else not following:
+        cursors.record(session, moved)
     seconds = time.monotonic() - began
     return SyncReport("", facts["feed"], facts["complete"], facts["checked"], seconds=seconds, lag_seconds=seconds)
 
@@ -268,8 +301,8 @@ def _written(
         session.ledger.record(Entry(LOCK_LOST, begun.round_id, outputs={"run_id": session.run_id}))
         raise
     _require_as_written(session, begun, applied)
-    exported, staged = begun.exported(session), begun.staged(session)
-    cursor_id, ids, records = cursors.write(session, before, begun.touched(session), exported, staged, applied.kept())
+    read, staged = begun.exported(session), begun.staged(session)
+    cursor_id, ids, records = cursors.write(session, before, begun.touched(session), read, staged, applied.kept())
     cursors.record(
         session,
         replace(
@@ -299,7 +332,7 @@ def _written(
             updated=written.updated,
             deleted=removed.outputs["records"],
             unchanged=written.unchanged,
-            rejected=sum(s.manifest.rejects for s in (*exported, *staged)),
+            rejected=sum(s.manifest.rejects for s in (*read, *staged)),
             conflicts=conflicts,
             seconds=seconds,
             lag_seconds=seconds,
@@ -354,7 +387,7 @@ def seed_cursor(session: Session) -> Cursor:
     names = [r.name for r in made.ranges]
     export(session, made, names)
     transform(session, made, names)
-    read = [found for name in names if (found := rounds.exported(session, made, name)) is not None]
+    read = [found for name in names if (found := exported(session, made, name)) is not None]
     cursor_id, ids, records = cursors.write(session, None, (), read, staged_ranges(session, made).values())
     return cursors.record(
         session,

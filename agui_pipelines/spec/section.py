@@ -34,10 +34,15 @@ def _duration(value: object) -> object:
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
+def seconds(text: str) -> float:
+    """A duration such as ``1m30s``. Raises ValueError."""
+    return float(str(_duration(text)))
+
+
 def seconds_of(text: str) -> float:
-    """Of a duration such as ``10m``. Raises `SpecError`."""
+    """The same of a word of the command line. Raises `SpecError`."""
     try:
-        return float(str(_duration(text)))
+        return seconds(text)
     except ValueError as error:
         raise SpecError(str(error)[:1].upper() + str(error)[1:] + ".") from None
 
