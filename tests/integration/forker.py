@@ -2,10 +2,11 @@
 
 A *point* says where a run kills itself, as `kill -9` would:
 
-- ``before`` or ``after`` a file whose name fits a pattern appears in the workspace,
+- ``before`` or ``after`` a file whose name fits a pattern appears in the workspace; with ``#2`` behind the pattern, the second
+  such file,
 - when so many ``batches`` are known to be written,
 - when so many files were settled by an upgrade, or when the version was just ``marked``, or that
-  schema migrations are being ``applying``,
+  schema migrations are being ``applying``, or that a store is said to be ``live`` or not,
 - in the write with a number, when ``half`` of it is in the target's hands, all of it was ``sent`` and no answer is read,
   or it is ``written`` and nothing knows of it yet.
 
@@ -34,6 +35,10 @@ import psycopg
 import agui_pipelines.sources.redis_keys  # noqa: F401 - likewise, the engine
 from agui_pipelines import spec
 from agui_pipelines.drivers.redis import RedisWire
+from agui_pipelines.phases import cutover as cutovers
+from agui_pipelines.phases import proof
+from agui_pipelines.phases import sync as syncs
+from agui_pipelines.phases.cutover import Asked, cutover
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import plan
@@ -115,16 +120,20 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_at_a_file(when, pattern):
-    writing = Workspace.writing
+def die_at_a_file(when, what):
+    pattern, _, number = what.partition("#")
+    writing, numbers = Workspace.writing, itertools.count(1)
+
+    def is_it(name):
+        return fnmatch.fnmatch(name, pattern) and next(numbers) == int(number or 1)
 
     @contextlib.contextmanager
     def deadly_writing(self, name, **options):
         with writing(self, name, **options) as file:
             yield file
-            if when == "before" and fnmatch.fnmatch(name, pattern):
+            if when == "before" and is_it(name):
                 die()
-        if when == "after" and fnmatch.fnmatch(name, pattern):
+        if when == "after" and is_it(name):
             die()
 
     Workspace.writing = deadly_writing
@@ -237,11 +246,14 @@ def die_when_settled(number):
     os.replace, os.rename = deadly(replace), deadly(rename)
 
 
-def die_when_marked(name):
+def die_when_marked(name, number):
+    numbers = itertools.count(1)
+
     def deadly(mark):
         def deadly_mark(self, content):
             mark(self, content)
-            die()
+            if next(numbers) == number:
+                die()
 
         return deadly_mark
 
@@ -254,8 +266,8 @@ def arm(point):
     if when == "settling":
         die_when_settled(int(what))
         return
-    if when in ("marked", "applying"):
-        die_when_marked("set_version" if when == "marked" else "set_applied")
+    if when in ("marked", "applying", "live"):
+        die_when_marked({"marked": "set_version", "applying": "set_applied", "live": "set_live"}[when], int(what or 1))
         return
     if when in ("before", "after"):
         die_at_a_file(when, what)
@@ -270,6 +282,8 @@ OTHERS = {
     "schema": lambda session: Schema(session).up(),
     "sync": sync,
     "rehearse": lambda session: rehearse(session, plan(session), large=40),
+    "cutover": lambda session: cutover(session, Asked()),
+    "back": lambda session: cutover(session, Asked(back=True)),
 }
 """What can be run besides a migration."""
 
@@ -307,7 +321,10 @@ def serve():
 
 if __name__ == "__main__":
     # Each run would start Great Expectations anew, which takes longer than all the rest; whoever resumes it runs the suites.
-    vars(sys.modules[validate.__module__])["expect_loaded"] = lambda *_: ()
+    for module in (sys.modules[validate.__module__], syncs, proof):
+        for name in {"expect_exported", "expect_staged", "expect_loaded"} & vars(module).keys():
+            vars(module)[name] = lambda *_: ()
+    cutovers.PAUSE_SECONDS = 0.0
     for name in ("expect_exported", "expect_staged"):
         vars(sys.modules[sync.__module__])[name] = lambda *_: ()
     tell(0, "loaded")
