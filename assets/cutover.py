@@ -20,6 +20,8 @@ class CutoverConfig(dg.Config):
     max_window: str = Field("", description="Past it (10m), all is undone. Empty for no limit.")
     no_way_back: bool = False
     """It is agreed that there will be no way back."""
+    accept_deletes: bool = False
+    """Its syncs go on although much is gone at the live side, or another server answers there than before."""
 
 
 @dg.op
@@ -32,6 +34,7 @@ def target_cutover(
         config.source_is_stopped,
         seconds_of(config.max_window) if config.max_window else None,
         config.no_way_back,
+        config.accept_deletes,
     )
     with migration.session(context) as session:
         carried_out = rehearse if config.rehearse else cutover

@@ -245,6 +245,12 @@ def cutover(
     no_way_back: Annotated[
         bool, typer.Option("--no-way-back", help="Even where the target's records could not be brought back.")
     ] = False,
+    accept_deletes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-deletes", help="Although much is gone at the live side, or another server answers there."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Make the target live: check, stop, sync, verify, switch, try it. A step that fails undoes all that came before it.
@@ -256,7 +262,7 @@ def cutover(
     from agui_pipelines.phases.cutover import Asked  # noqa: PLC0415
 
     seconds = None if max_window is None else spec.seconds_of(max_window)
-    asked = Asked(back, source_is_stopped, seconds, no_way_back)
+    asked = Asked(back, source_is_stopped, seconds, no_way_back, accept_deletes)
     code = cutovers.cutover(_migration(file, None)[0], asked, rehearse=rehearse, json=json)
     if code:
         raise typer.Exit(code)

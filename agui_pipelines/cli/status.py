@@ -10,7 +10,7 @@ from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases.plan import is_open
 from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, VALIDATE, VOIDING, standing
 from agui_pipelines.phases.steps import PHASE as CUTOVER
-from agui_pipelines.phases.steps import live_side
+from agui_pipelines.phases.steps import is_live, live_side
 from agui_pipelines.phases.steps import newest as newest_cutover
 from agui_pipelines.staging import Workspace
 
@@ -62,7 +62,7 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
     taken_back = _taken_back(ledger, plan.plan_id)
     return {
         "migration": name,
-        "state": _state(ledger, plan, taken_back=bool(taken_back)),
+        "state": _live_state(ledger) or _state(ledger, plan, taken_back=bool(taken_back)),
         "taken_back_at": taken_back,
         "plan_id": plan.plan_id,
         "planned_at": plan.at,
@@ -108,6 +108,13 @@ def _taken_back(ledger: Ledger, plan_id: str) -> str | None:
         return None
     restored = ledger.last(RESTORE, since=(RESTORE_BEGUN,))
     return restored.at if restored else None
+
+
+def _live_state(ledger: Ledger) -> str:
+    """That the target is live, or may be; empty if it is not."""
+    if not is_live(ledger):
+        return ""
+    return "cut over: the target is live" if live_side(ledger) == "target" else "being cut over"
 
 
 def _state(ledger: Ledger, plan: Entry, *, taken_back: bool) -> str:

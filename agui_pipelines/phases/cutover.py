@@ -14,14 +14,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
 from agui_pipelines import losses
-from agui_pipelines.errors import HookError, RefusedError, UsageError, named
+from agui_pipelines.errors import HookError, MigrationError, RefusedError, UsageError, named
 from agui_pipelines.phases.changes import changes_since, fingerprint_of_source
 from agui_pipelines.phases.control_record import ControlRecord, control_record
 from agui_pipelines.phases.cursor import current_cursor
@@ -76,6 +76,8 @@ class Asked:
     """Seconds from the stop to the end of the go-live validation; past it, all is undone."""
     no_way_back: bool = False
     """Whether it is agreed to that there is no way back."""
+    accept_deletes: bool = False
+    """Whether its syncs go on although much is gone, or another server answers than before; see `guards`."""
 
     @property
     def direction(self) -> Direction:
@@ -158,6 +160,7 @@ def _merged(asked: Asked, found: Progress) -> Asked:
         before,
         source_is_stopped=before.source_is_stopped or asked.source_is_stopped,
         no_way_back=before.no_way_back or asked.no_way_back,
+        accept_deletes=before.accept_deletes or asked.accept_deletes,
         max_window=before.max_window if asked.max_window is None else asked.max_window,
     )
 
@@ -217,6 +220,7 @@ class _Cutover:
         self.deadline = Deadline(clock)
         self.notes: list[str] = []
         self.is_forward = machine.progress.direction == "forward"
+        self.is_resumed = self.is_rehearsal = False
         work, self.other = (session, back) if self.is_forward else (_there(back), session)
         self.plain = work
         self.work = self.deadline.watching(work)
@@ -243,6 +247,7 @@ class _Cutover:
     def resumed(self, *, cancelled: bool) -> CutoverReport:
         """Go on, or undo."""
         progress = self.machine.progress
+        self.is_resumed = True
         self._set_deadline()
         reason = self._undone_because(cancelled=cancelled)
         if reason or progress.undoing:
@@ -258,12 +263,15 @@ class _Cutover:
         with self._both_sides():
             try:
                 self.machine.carry_out(steps, self.steps)
-                self.machine.end("done", self.new, {"plan_id": self.proven_by})
-            finally:
-                report = self._written()
-            return report
+            except BaseException:
+                with suppress(MigrationError):  # what it failed with matters
+                    self._written()
+                raise
+            self.machine.end("done", self.new, {"plan_id": self.proven_by})
+            return self._written()
 
     def rehearsed(self) -> CutoverReport:
+        self.is_rehearsal = True
         seconds: dict[str, float] = {}
 
         def timed(name: StepName, work: Callable[[], str]) -> None:
@@ -305,7 +313,7 @@ class _Cutover:
         progress = self.machine.progress
         if cancelled:
             return "It was asked to return before it was done."
-        if self.deadline.passed and not progress.is_done(SWITCH):
+        if self.deadline.passed and not progress.is_done("switch"):
             return f"It was killed, and its time is over ({self.deadline.of})."
         return ""
 
@@ -338,7 +346,8 @@ class _Cutover:
         self._require_records()
         if self.is_forward:
             self._require_way_back(_proven_plan(self.forward))
-        report = sync(self.work)
+        accept = self.asked.accept_deletes
+        report = sync(self.work, accept_deletes=accept, complete=accept)
         forecast = estimated(self.forward, self.machine.progress, report.seconds)
         return {
             "forecast": forecast,
@@ -354,7 +363,7 @@ class _Cutover:
             return
         opens = window.opens(now)
         when = f"The next one begins at {opens.isoformat(timespec='minutes')}." if opens else "It is over."
-        raise RefusedError(
+        self._refuse(
             f"It is {now.isoformat(timespec='minutes')}, outside of the maintenance window.",
             why=f"{when} Nothing was stopped.",
             remedy="Come again then, or change maintenance_window in the migration file.",
@@ -363,11 +372,17 @@ class _Cutover:
     def _require_stoppable(self) -> None:
         if self.asked.source_is_stopped or self.forward.migration.hooks.stop is not None:
             return
-        raise RefusedError(
+        self._refuse(
             "Nothing says how the applications are stopped.",
             why=f"What they write to the {self.old} during the switch would be lost.",
             remedy="Give hooks.stop in the migration file, or stop them by hand and say so: --source-is-stopped.",
         )
+
+    def _refuse(self, message: str, *, why: str, remedy: str) -> None:
+        """Raises `RefusedError` for what matters only once something is to be stopped; a rehearsal notes it."""
+        if not self.is_rehearsal:
+            raise RefusedError(message, why=why, remedy=remedy)
+        self._note(f"A cutover would be refused: {message} {why}")
 
     def _require_records(self) -> None:
         """Raises `RefusedError` if another migration's cutover has something to say about the side that is live."""
@@ -449,7 +464,7 @@ class _Cutover:
         return time.monotonic() - began
 
     def final_sync(self) -> Facts:
-        report = sync(self.work, complete=True)
+        report = sync(self.work, accept_deletes=self.asked.accept_deletes, complete=True)
         self.deadline.require()
         return {"detail": f"{report.changes:,} records changed since", "sync": report.to_dict()}
 
@@ -482,14 +497,14 @@ class _Cutover:
     # switch --------------------------------------------------------------------------------------------------------
 
     def switch(self) -> Facts:
-        if self.machine.progress.has_begun("switch/new"):
-            self._require_unwritten()  # it was killed in the middle, and time has passed
+        if self.is_resumed and self.machine.progress.has_begun(SWITCH):
+            self._require_unwritten()  # time has passed since that was proven
         self.machine.known("switch/before", lambda: {side: self._said(side) for side in (self.old, self.new)})
         since = self.deadline.clock().isoformat(timespec="milliseconds")
         name = self.forward.migration.name
         this = ControlRecord("this", since, name, self.proven_by).to_bytes()
         other = ControlRecord("other", since, name, self.proven_by).to_bytes()
-        self.machine.effect("switch/new", partial(self._say, self.new, this))
+        self.machine.effect(SWITCH, partial(self._say, self.new, this))
         self.machine.effect("switch/old", partial(self._say, self.old, other))
         hook = self.forward.migration.hooks.switch
         if hook is not None:
@@ -503,7 +518,7 @@ class _Cutover:
         """What was written to the new side meanwhile is brought to the old one first."""
         self._lift_deadline()
         progress, hooks = self.machine.progress, self.forward.migration.hooks
-        if not progress.has_begun("switch/new"):
+        if not progress.has_begun(SWITCH):
             return ""
         if progress.has_begun("switch/hook") and hooks.stop is not None:
             self.machine.effect("undo/stop", partial(self._hook, "stop", hooks.stop, self.new))
@@ -518,7 +533,8 @@ class _Cutover:
     def _bring_back(self) -> str:
         if self.other is None:
             return f"What was written to the {self.new} since the switch, if anything was, stays there."
-        report = sync(_anew(self.other), complete=True, while_live=True)
+        accept = self.asked.accept_deletes
+        report = sync(_anew(self.other), accept_deletes=accept, complete=True, while_live=True)
         if not report.changes:
             return f"Nothing had been written to the {self.new} since the switch."
         seed_cursor(_anew(self.plain))

@@ -25,7 +25,8 @@ STEP: Final = "cutover_step"
 UNDOING: Final = "cutover_undoing"
 """Recorded before the first step is undone, with the reason."""
 
-SWITCH: Final = "switch"
+SWITCH: Final = "switch/new"
+"""The effect from the beginning of which on applications may use the new side."""
 
 Direction = Literal["forward", "back"]
 Side = Literal["source", "target"]

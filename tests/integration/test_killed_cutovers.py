@@ -141,7 +141,7 @@ def test_a_source_that_was_written_to_after_a_kill_loses_nothing(ends, hooks, qu
     assert json.loads(old.get_state(f"{STATES + 2:03}"))["old_side"]
 
 
-@pytest.mark.parametrize("point", points(step("stop", 2), step("switch", 1)))
+@pytest.mark.parametrize("point", points(step("stop", 2), step("switch_new", 1)))
 def test_a_killed_cutover_whose_time_is_over_is_undone(ends, hooks, ran, quick, forker, point):  # noqa: F811
     move, old, new = ends("file", "redis", hooks=hooks(*ALL))
     killed(forker, move, point)

@@ -104,6 +104,7 @@ def test_an_interruption_is_undone_too(machine, ledger):
 def test_an_undo_that_fails_is_told_and_taken_up_where_it_stopped(machine, ledger):
     log = []
     some = steps(log, "go_live", HookError("No."), undo_failing="switch")
+    machine.record("switch/new", "begun")
     with pytest.raises(CutoverError, match="step 'switch' of the cutover could not be undone: switch stays"):
         machine.carry_out(some, some)
     assert newest(ledger).is_open
@@ -136,9 +137,10 @@ def test_what_was_there_before_is_known_after_it_was_changed(machine, ledger):
     assert again(ledger).known("switch/before", lambda: {"target": "changed"}) == {"target": None}
 
 
-@pytest.mark.parametrize(("step", "live"), [("verify", False), ("switch", True), ("go_live", True)])
-def test_a_target_may_be_live_from_the_first_moment_of_the_switch(machine, ledger, step, live):
-    for name in NAMES[: NAMES.index(step) + 1]:
+@pytest.mark.parametrize(("step", "live"), [("verify", False), ("switch", False), ("switch/new", True)])
+def test_a_target_may_be_live_from_the_moment_in_which_a_record_may_say_so(machine, ledger, step, live):
+    names = [*NAMES[:5], "switch/new"]
+    for name in names[: names.index(step) + 1]:
         machine.record(name, "begun")
 
     assert is_live(ledger) is live
@@ -150,6 +152,7 @@ def test_a_target_may_be_live_from_the_first_moment_of_the_switch(machine, ledge
 def test_a_return_that_is_under_way_leaves_the_target_live(machine, ledger):
     machine.carry_out(steps([]), [])
     machine.end("done", "target", {})
+    assert live_side(ledger) == "target"
     back = Machine(ledger, opened(ledger, "cutover-2", "plan-1", "back", {}), lambda _: None)
     assert is_live(ledger)
 
