@@ -7,15 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agui_pipelines.errors import CutoverError, RefusedError, StagingError
+from agui_pipelines.errors import CutoverError, RefusedError, StagingError, ValidationFailedError
 from agui_pipelines.phases import cutover as cutovers
 from agui_pipelines.phases import proof
 from agui_pipelines.phases import sync as sync_
 from agui_pipelines.phases import validate as validate_
 from agui_pipelines.phases.control_record import ControlRecord
 from agui_pipelines.phases.cutover import Asked, cutover, rehearse
+from agui_pipelines.phases.proof import prove
 from agui_pipelines.phases.steps import is_live, newest
 from agui_pipelines.phases.sync import sync
+from agui_pipelines.phases.validate import require_passed
 from agui_pipelines.ports import Snapshot, Version
 
 STATES = 30
@@ -380,3 +382,75 @@ def test_a_rehearsal_says_that_the_source_is_in_use(ends, quick, monkeypatch):
     monkeypatch.setattr(cutovers, "prove", in_use)
 
     assert "as they are being written to" in " ".join(rehearse(move.session(), STOPPED).notes)
+
+
+# What a proof looks at -------------------------------------------------------------------------------------------------
+
+
+def test_what_the_migration_once_brought_and_the_source_has_no_more_fails_the_proof(ends, quick):
+    move, old, new = ends("file", "redis")
+    session = move.session()
+    sync(session)
+    gone = new.get_state("002")
+    old.delete_state("002")
+    assert sync(session).deleted == 1
+    new.set_state("somebody else's", b"{}")
+    others = prove(session)
+    new.set_state("002", gone)
+
+    found = prove(move.session())
+
+    assert others.passed
+    assert others.strays.count == 0
+    assert found.strays.ids == ("002",)
+    assert not found.passed
+    assert found.kinds["state"].extra.count == 2
+    with pytest.raises(ValidationFailedError, match="1 records that are gone from the source \\('002'\\)"):
+        require_passed(found)
+    assert found.to_dict()["strays"] == ["002"]
+
+
+def test_a_proof_imports_nothing_and_needs_no_import_of_its_own(ends, quick):
+    move, old, new = ends("file", "redis")
+    put(old, 3, changed=True)
+    before = held(new)
+
+    report = prove(move.session())
+
+    assert not report.passed
+    assert report.kinds["state"].corrupted.ids == ("003",)
+    assert held(new) == before
+    assert not move.session().ledger.entries(phase="import", plan_id=report.plan_id)
+
+
+# A foreign source ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_foreign_redis_gets_back_what_was_written_to_files(move, legacy, config, opened, quick):
+    legacy.mset({f"session:{i:02}": document(i) for i in range(STATES)})
+    legacy.set("session:ttl", document(99), ex=3600)
+    legacy.set("cart:1", "untouched")
+    place = config("file", "target")
+    move = move.but(target=place)
+    assert move.run().validation.passed
+    new = opened(place)
+
+    report = cutover(move.session(), STOPPED)
+
+    assert report.live == "target"
+    assert "no place for a control record" in " ".join(report.notes)
+    assert said(new) == "this"
+    new.set_state("03", document(3, new_side=True))
+    new.set_state("new", document(100))
+    new.delete_state("04")
+    back = cutover(move.session(), BACK)
+
+    assert (back.outcome, back.live) == ("done", "source")
+    assert json.loads(legacy.get("session:03"))["new_side"]
+    assert json.loads(legacy.get("session:new"))["number"] == 100
+    assert legacy.get("session:04") is None
+    assert legacy.get("cart:1") == b"untouched"
+    assert 3000 < legacy.ttl("session:ttl") <= 3600
+    assert len(legacy.keys("session:*")) == STATES + 1
+    assert said(new) == "other"
