@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
 import redis
 
-from agui_pipelines.phases.changes import changes_since, fingerprint_of_source
-from agui_pipelines.phases.cursor import current_cursor
 from agui_pipelines.phases.sync import SyncReport, sync
-from agui_pipelines.ports import Snapshot, Store, Version
 from tests.integration.conftest import Move, PostgresTarget
 
 
