@@ -1,5 +1,6 @@
 """The migration file and everything that can stand in it."""
 
+from agui_pipelines.spec.decommission import DecommissionOptions
 from agui_pipelines.spec.langgraph import LangGraphConfig
 from agui_pipelines.spec.migration import (
     ALIASES,
@@ -53,6 +54,7 @@ __all__ = [
     "ColumnType",
     "CsvConfig",
     "CustomConfig",
+    "DecommissionOptions",
     "Expectations",
     "FileConfig",
     "FileOptions",

@@ -27,6 +27,7 @@ from pydantic import (
 
 from agui_pipelines.errors import SpecError
 from agui_pipelines.keyspace import MAX_RANGES
+from agui_pipelines.spec.decommission import DecommissionOptions
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
 from agui_pipelines.spec.section import FLAT_DIALECT, Duration, Section, unknown_key
@@ -44,7 +45,7 @@ Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds",
 _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
-        *("expectations", "requirements", "assessment", "strategy", "sync"),
+        *("expectations", "requirements", "assessment", "strategy", "sync", "decommission"),
     }
 )
 """Keys that may change without what was done so far becoming wrong."""
@@ -169,6 +170,7 @@ class Migration(Section):
     in_place: bool = False
     """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
     sync: SyncOptions = SyncOptions()
+    decommission: DecommissionOptions = DecommissionOptions()
     strategy: Strategy | None = None
     """What is asked for; a plan recommends one by itself."""
     workspace: str = Field(DEFAULT_WORKSPACE, repr=False)

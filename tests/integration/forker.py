@@ -34,6 +34,7 @@ import psycopg
 import agui_pipelines.sources.redis_keys  # noqa: F401 - likewise, the engine
 from agui_pipelines import spec
 from agui_pipelines.drivers.redis import RedisWire
+from agui_pipelines.phases.decommission import decommission
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import plan
@@ -267,6 +268,7 @@ def arm(point):
 OTHERS = {
     "upgrade": upgrade,
     "schema": lambda session: Schema(session).up(),
+    "decommission": lambda session: decommission(session, confirm=session.migration.name),
     "rehearse": lambda session: rehearse(session, plan(session), large=40),
 }
 """What can be run besides a migration."""
