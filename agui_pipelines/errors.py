@@ -27,6 +27,8 @@
     ├── HookError                  a command of the operator's failed                            (exit 1)
     ├── DecommissionError          what was to be deleted at the source is still there           (exit 1)
     ├── RollbackError              the target could not be put back after a failure              (exit 1)
+    ├── CutoverError               a cutover failed, and was undone; or could not be             (exit 1)
+    ├── WindowExceededError        a cutover took longer than it was given                       (exit 1)
     ├── ValidationFailedError      the target is not what was exported                           (exit 1)
     ├── StoppedError               a worker gave up because another one failed                   (never shown)
     └── EmbeddedServerError        a server for demo or tests cannot be found or started         (exit 1)
@@ -148,6 +150,14 @@ class SamePlaceError(RefusedError):
     """Source and target are one place."""
 
     exit_code = 2
+
+
+class CutoverError(MigrationError):
+    """A cutover failed and was undone, or could not be undone."""
+
+
+class WindowExceededError(MigrationError):
+    """A cutover took longer than it was given."""
 
 
 class ValidationFailedError(MigrationError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from agui_pipelines.resources import MIGRATE, PLAN
+from assets.cutover import target_cutover
 from assets.decommission import source_decommission
 from assets.plan import migration_plan
 from assets.preview import import_preview
@@ -29,6 +30,12 @@ def rollback_job() -> None:
 def decommission_job() -> None:
     """Delete at the source what was moved, archived first. Without the migration's name it only says what would go."""
     source_decommission()
+
+
+@dg.job(name="cutover", executor_def=dg.in_process_executor)
+def cutover_job() -> None:
+    """Make the target the side that applications use, or return to the source; or only rehearse it."""
+    target_cutover()
 
 
 def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
@@ -63,4 +70,5 @@ def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
         ),
         rollback_job,
         decommission_job,
+        cutover_job,
     ]

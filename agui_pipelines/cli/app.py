@@ -206,6 +206,44 @@ def decommission(
     decommissions.decommission(_migration(file, None)[0], confirm, json=json)
 
 
+@app.command()
+def cutover(
+    file: MigrationFile = None,
+    *,
+    back: Annotated[
+        bool, typer.Option("--back", help="Return to the source, with what was written to the target since.")
+    ] = False,
+    rehearse: Annotated[
+        bool,
+        typer.Option("--rehearse", help="Do everything but stop, switch and the hooks; say how long it would take."),
+    ] = False,
+    source_is_stopped: Annotated[
+        bool, typer.Option("--source-is-stopped", help="The applications have been stopped by hand: run no stop hook.")
+    ] = False,
+    max_window: Annotated[
+        str | None,
+        typer.Option("--max-window", metavar="10m", help="Past it, counted from the stop, undo.", show_default=False),
+    ] = None,
+    no_way_back: Annotated[
+        bool, typer.Option("--no-way-back", help="Even where the target's records could not be brought back.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Make the target live: check, stop, sync, verify, switch, try it. A step that fails undoes all that came before it.
+
+    `hooks.stop`, `start`, `switch` and `acceptance` of the migration file are commands that are run around it. Killed at any
+    step, the same command finishes or undoes; the opposite one undoes. Where it stands: `agui-migrate status`.
+    """
+    from agui_pipelines.cli import cutover as cutovers  # noqa: PLC0415
+    from agui_pipelines.phases.cutover import Asked  # noqa: PLC0415
+
+    seconds = None if max_window is None else spec.seconds_of(max_window)
+    asked = Asked(back, source_is_stopped, seconds, no_way_back)
+    code = cutovers.cutover(_migration(file, None)[0], asked, rehearse=rehearse, json=json)
+    if code:
+        raise typer.Exit(code)
+
+
 Of = Annotated[str, typer.Option("--of", help="Which end of the migration: target or source.")]
 StoreKind = Annotated[
     str | None, typer.Option("--store", help="Instead of a migration file: the kind of store: redis, postgres, file.")

@@ -9,6 +9,9 @@ from agui_pipelines.cli import output
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases.plan import is_open
 from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, VALIDATE, VOIDING, standing
+from agui_pipelines.phases.steps import PHASE as CUTOVER
+from agui_pipelines.phases.steps import live_side
+from agui_pipelines.phases.steps import newest as newest_cutover
 from agui_pipelines.staging import Workspace
 
 
@@ -34,13 +37,17 @@ def show(file: str | None, *, json: bool) -> None:
         )
     if validation := values["validation"]:
         found["Validation"] = f"{'passed' if validation['passed'] else 'FAILED'} at {validation['at']}"
+    if cutover := values["cutover"]:
+        found["Live"] = values["live"]
+        found["Cutover"] = cutover["state"]
     output.rows(f"Migration {outline.name}", found)
 
 
 def describe(workspace: Workspace, name: str) -> dict[str, Any]:
     """The same as plain values."""
     ledger = Ledger(workspace)
-    plan = ledger.last("plan")
+    plans = [entry for entry in ledger.entries(phase="plan") if entry.outputs["purpose"] in ("migrate", "dry_run")]
+    plan = plans[-1] if plans else None
     if plan is None:
         return {"migration": name, "state": "not started"}
     phases = {}
@@ -64,6 +71,33 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
         "ranges": len(plan.outputs["ranges"]),
         "phases": phases,
         "validation": {"passed": validation.outputs["passed"], "at": validation.at} if validation else None,
+        "live": live_side(ledger),
+        "cutover": _cutover(ledger),
+    }
+
+
+def _cutover(ledger: Ledger) -> dict[str, Any] | None:
+    """The newest cutover, and what is to be done about it."""
+    found = newest_cutover(ledger)
+    if found is None:
+        return None
+    again = f"agui-migrate cutover{' --back' if found.direction == 'back' else ''}"
+    way = "to the target" if found.direction == "forward" else "back to the source"
+    ended = ledger.last(CUTOVER, unit=found.cutover_id)
+    if ended is not None:
+        state = f"{way}: {found.outcome} at {ended.at}"
+    elif found.undoing:
+        state = f"{way}: being undone since its step '{found.reached}'; finish that with {again}"
+    else:
+        state = f"{way}: began its step '{found.reached}' and has not ended; {again} finishes or undoes it"
+    return {
+        "id": found.cutover_id,
+        "direction": found.direction,
+        "outcome": found.outcome or None,
+        "step": found.reached,
+        "undone_because": found.undoing or None,
+        "opened_at": found.opened_at,
+        "state": state,
     }
 
 

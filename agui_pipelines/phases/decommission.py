@@ -27,12 +27,14 @@ from agui_pipelines.phases.archive import Moved, archive, counts, moved
 from agui_pipelines.phases.backup import Backup
 from agui_pipelines.phases.changes import Changes, changes_since
 from agui_pipelines.phases.comparison import compared
+from agui_pipelines.phases.control_record import control_record
 from agui_pipelines.phases.cursor import Cursor, current_cursor
 from agui_pipelines.phases.observation import Names, Within
 from agui_pipelines.phases.retry import retried
-from agui_pipelines.phases.rollback import CUTOVER
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import SOURCE_RESTORED, VALIDATE
+from agui_pipelines.phases.standing import DECOMMISSION_BEGUN, SOURCE_RESTORED, VALIDATE
+from agui_pipelines.phases.steps import PHASE as CUTOVER
+from agui_pipelines.phases.steps import newest
 from agui_pipelines.ports import Removal, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import Kind, id_columns
@@ -41,8 +43,6 @@ from agui_pipelines.spec import ForeignConfig
 from agui_pipelines.staging import Segment, SnapshotReader
 
 PHASE: Final = "decommission"
-BEGUN: Final = "decommission_begun"
-"""Recorded once the archive is made and nothing stands in the way, before the first record is deleted."""
 _RANGE: Final = "decommission_range"
 
 
@@ -109,7 +109,7 @@ class _Stand:
     """What the ledger says."""
 
     cutover: Entry | None
-    """The newest, if it made the target live."""
+    """The newest that made the target live, if that is so still."""
     validation: Entry | None
     """A validation that passed at that cutover, or since."""
     cursor: Cursor | None
@@ -144,7 +144,9 @@ def decommission(session: Session, *, confirm: str) -> DecommissionReport:
     archived, `DecommissionError` if something is still there afterwards that should not be.
     """
     require_confirmed(session, confirm)
-    _require(list(_recorded(session, _stand(session.ledger, current_cursor(session)))))  # some have no lock to be held
+    _require(
+        list(_recorded(session, _stand(session.ledger, current_cursor(session))))
+    )  # of some sources there is no lock
     with session.exclusive(), session.exclusive("source"):
         stand = _stand(session.ledger, current_cursor(session))
         _require(list(_recorded(session, stand)))
@@ -229,6 +231,15 @@ def _recorded(session: Session, stand: _Stand) -> Iterator[Check]:
     yield _soaked(session.migration.decommission.soak, stand.cutover)
 
 
+def _said(session: Session) -> Iterator[Check]:
+    """What the source itself says, if that speaks against it."""
+    with session.source_store() as store:
+        found = control_record(store)
+    if found is not None and found.live == "this":
+        detail = f"The source says that it is live since {found.since}, by the migration '{found.migration}'."
+        yield Check("control", passed=False, detail=detail)
+
+
 def _soaked(soak: float, cutover: Entry) -> Check:
     lasted = (datetime.now(UTC) - datetime.fromisoformat(cutover.at)).total_seconds()
     over = soak <= max(lasted, 0.0)
@@ -263,8 +274,8 @@ def _require(checks: list[Check]) -> None:
 
 
 def _stand(ledger: Ledger, cursor: Cursor | None) -> _Stand:
-    cutover = ledger.last(CUTOVER)
-    if cutover is None or cutover.outputs["live"] != "target":
+    cutover = _last_cutover(ledger)
+    if cutover is None:
         return _Stand(None, None, cursor, None, None)
     proven_by = cutover.outputs.get("plan_id")
     validation = begun = ended = None
@@ -273,7 +284,7 @@ def _stand(ledger: Ledger, cursor: Cursor | None) -> _Stand:
         is_past = is_past or entry == cutover
         if entry.phase == VALIDATE and entry.outputs["passed"] and (is_past or entry.plan_id == proven_by):
             validation = entry
-        elif entry.phase == BEGUN:
+        elif entry.phase == DECOMMISSION_BEGUN:
             begun, ended = entry, None
         elif entry.phase == PHASE:
             begun, ended = None, entry
@@ -287,6 +298,18 @@ def _stand(ledger: Ledger, cursor: Cursor | None) -> _Stand:
         begun if begun is not None and begun.basis == basis else None,
         ended if ended is not None and ended.basis == basis else None,
     )
+
+
+def _last_cutover(ledger: Ledger) -> Entry | None:
+    """A return to the source that was undone leaves the cutover before it standing; one that is under way leaves none."""
+    found = None
+    for entry in ledger.entries(phase=CUTOVER):
+        if entry.outputs["live"] != "target":
+            found = None
+        elif found is None or entry.outputs.get("outcome") != "undone":
+            found = entry
+    under_way = newest(ledger)
+    return None if under_way is not None and under_way.is_open else found
 
 
 def _basis(cutover: Entry) -> str:
@@ -306,7 +329,7 @@ def _begin(session: Session, cursor: Cursor, stand: _Stand) -> Entry:
         raise StagingError("There was no cutover.")  # which `_require` has seen
     outputs = {"cursor_id": cursor.cursor_id, "records": made.records}
     return session.ledger.record(
-        Entry(BEGUN, stand.cutover.plan_id, made.backup_id, _basis(stand.cutover), outputs=outputs)
+        Entry(DECOMMISSION_BEGUN, stand.cutover.plan_id, made.backup_id, _basis(stand.cutover), outputs=outputs)
     )
 
 

@@ -39,7 +39,8 @@ from agui_pipelines.transforms import chain
 PHASE: Final = "plan"
 _CLOSING: Final = ("validate", "preview", "sync")
 
-Purpose = Literal["migrate", "dry_run", "sync"]
+Purpose = Literal["migrate", "dry_run", "sync", "verify"]
+"""What is planned: a migration, a trial that writes nothing, a round of a sync, or a proof that both ends are equal already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,8 @@ class Plan:
             yield Span(self.range(name), pq.ParquetFile(file), sparse=self.lists_some)
 
 
-def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False) -> Plan:
-    """Resume the open plan, or make a new one. `fresh` always makes a new one.
+def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False, stamped_at: str = "") -> Plan:
+    """Resume the open plan, or make a new one. `fresh` always makes a new one, which `stamped_at` is for.
 
     An open plan under which nothing has been exported gets another listing, unless its source is known not to have changed.
     Raises `SpecError` for a transform or an expectation suite that cannot be used, `ConnectionFailedError` or `StoreError` if
@@ -153,6 +154,7 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
             route=route_of(session, target),
             catalogue_checksum=session.workspace.checksum(f"catalogues/{listing or plan_id}.parquet"),
             listing=listing,
+            stamped_at=stamped_at,
         )
     recorded = plan_of(session.ledger.record(Entry(PHASE, plan_id, outputs=outputs_of(made))))
     _remove_old_spools(session)

@@ -9,10 +9,12 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.assess import PHASE, Assessment, assess
 from agui_pipelines.phases.checks import Check
 from agui_pipelines.phases.compatibility import blocks, check, require_possible
-from agui_pipelines.phases.plan import Purpose, is_begun, require_usable, resumable
+from agui_pipelines.phases.plan import is_begun, require_usable, resumable
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.steps import require_source_live
 
+Run = Literal["migrate", "dry_run"]
 For = Literal["assess", "migrate", "dry_run"]
 _WRITING: Final = ("assess", "migrate")
 """For whom privileges are tried by writing something of no meaning."""
@@ -52,16 +54,18 @@ def look(session: Session, *, for_: For = "assess", sample: int | None = None) -
     return Preflight(public, checks, assessment)
 
 
-def before_run(session: Session, purpose: Purpose, *, fresh: bool = False) -> Preflight:
+def before_run(session: Session, purpose: Run, *, fresh: bool = False) -> Preflight:
     """Look at the source and the target before a run of a purpose plans anything.
 
     A run that goes on with what was exported under an open plan, which was found possible then, does not look again; one that
     only takes a plan up does, as it may have been made long before. A dry run, which writes
     nothing, is told what blocks and goes on. Raises what `plan` raises for an end that cannot be used, and `RefusedError` if a
-    check of the place blocks; see `compatibility`.
+    check of the place blocks (see `compatibility`), or if the target is live since a cutover.
     """
     with session.source() as source, session.target() as target:
         require_usable(session, source, target)
+    if purpose == "migrate":
+        require_source_live(session.ledger)
     open_ = None if fresh else resumable(session, purpose)
     begun = open_ is not None and is_begun(session.ledger, open_.plan_id)
     earlier = _found_possible(session, purpose) if begun else None
@@ -74,7 +78,7 @@ def before_run(session: Session, purpose: Purpose, *, fresh: bool = False) -> Pr
     return found
 
 
-def _found_possible(session: Session, purpose: Purpose) -> Preflight | None:
+def _found_possible(session: Session, purpose: Run) -> Preflight | None:
     """The newest look at an unchanged migration, if none of its blocks was of the place."""
     wanted = (purpose, "assess")
     entries = [entry for entry in session.ledger.entries(phase=PHASE) if entry.unit in wanted]

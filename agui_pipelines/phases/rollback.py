@@ -19,11 +19,10 @@ from agui_pipelines.phases.backup import Backup, RestoreReport
 from agui_pipelines.phases.hooks import run_hook
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import BEGUN, standing
+from agui_pipelines.phases.steps import is_live
 from agui_pipelines.phases.transform import PHASE as TRANSFORM
 
 PHASE: Final = "rollback"
-CUTOVER: Final = "cutover"
-"""Ledger entries of this phase say which side is ``live``: ``source`` or ``target``."""
 
 _STILL_STOPPED: Final = "The applications that the stop hook has ended are still stopped."
 
@@ -130,12 +129,6 @@ def _kept_because(session: Session, begun: Entry) -> str:
         "there is no backup of it that was not put back already.": made == [],
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
-
-
-def is_live(ledger: Ledger) -> bool:
-    """Whether a cutover has made the target the side that applications use."""
-    entry = ledger.last(CUTOVER)
-    return entry is not None and entry.outputs["live"] == "target"
 
 
 def rollback(

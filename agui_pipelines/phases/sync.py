@@ -350,7 +350,7 @@ def seed_cursor(session: Session) -> Cursor:
     stands for what the target holds, and where it does not, a later sync names conflicts.
     """
     place = _place(session)
-    made = plan(session, fresh=True)
+    made = plan(session, purpose="verify", fresh=True)
     names = [r.name for r in made.ranges]
     export(session, made, names)
     transform(session, made, names)

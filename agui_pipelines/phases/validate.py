@@ -26,11 +26,13 @@ from agui_pipelines.phases.import_ import imported
 from agui_pipelines.phases.integrity import Integrity
 from agui_pipelines.phases.leftovers import remove_leftovers
 from agui_pipelines.phases.marks import carry_applied, mark_format
+from agui_pipelines.phases.observation import Names
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.recheck import Recheck, SourceChanges, changed_at_source, look_again
 from agui_pipelines.phases.replay import Replay, replay
 from agui_pipelines.phases.sample import Sample, choose
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.strays import strays
 from agui_pipelines.phases.timeline import side_by_side
 from agui_pipelines.phases.transform import staged_ranges
 from agui_pipelines.records import Kind
@@ -80,13 +82,18 @@ class ValidationReport:
     """What the suites of all stages found; see `expect.public`."""
     timeline: dict[str, Any] | None = None
     """What the plan's phases took, beside what its document said; see `timeline.side_by_side`."""
+    strays: Names | None = None
+    """Of a plan that only proves: records that the migration brought into the target once, and the source has no more."""
 
     @property
     def passed(self) -> bool:
         """Nothing is missing or corrupted, no time is another, no link broken that was whole, and every expectation met.
 
-        Records of the target's own (extra), or unreadable ones, are another's; so are deviations that the source has too.
+        Records of the target's own (extra), or unreadable ones, are another's, unless the migration is known to have brought
+        them (strays); so are deviations that the source has too.
         """
+        if self.strays is not None and self.strays.count:
+            return False
         complete = all(k.missing.count == 0 and k.corrupted.count == 0 for k in self.kinds.values())
         timely = self.expiry_accepted or self.kinds[Kind.STATE].untimely.count == 0
         dated = self.timestamps_accepted or self.kinds[Kind.STATE].misdated.count == 0
@@ -169,10 +176,14 @@ class ValidationReport:
             "differences": described,
             "expectations": list(self.expectations),
             "timeline": self.timeline,
+            **self._strays(),
             "snapshot_ids": list(self.snapshot_ids),
             "seconds": round(self.seconds, 3),
             "records_per_second": round(self.rate),
         }
+
+    def _strays(self) -> dict[str, Any]:
+        return {} if self.strays is None else {"strays": list(self.strays.ids), "strays_count": self.strays.count}
 
 
 def _public(kind: KindComparison, noun: str = "states") -> dict[str, Any]:
@@ -192,8 +203,8 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
     """Compare everything that was staged under the plan with the whole target, record the outcome and close the plan.
 
     With `sample`, compare only so many ids, chosen at random by `seed`, which leaves the plan as open as it was. Raises
-    `StagingError` while some range has not been imported, `SpecError` for an expectation suite that cannot be used. A failed
-    comparison is returned, not raised: call `require_passed` on it.
+    `StagingError` while some range has not been imported (or, of a plan that only proves, staged), `SpecError` for an
+    expectation suite that cannot be used. A failed comparison is returned, not raised: call `require_passed` on it.
     """
     staged = _require_imported(session, plan)
     manifests = [snapshot.manifest for snapshot in staged]
@@ -214,6 +225,7 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
         progress = session.conclude(meter, plan.plan_id)
         counts = {kind: sum(m.summary(kind).records for m in manifests) for kind in Kind}
         loaded = () if chosen else expect_loaded(session, plan, comparison, kinds, counts)
+        astray = strays(session, comparison) if plan.purpose == "verify" else None
     fates = losses.together(m.fates for m in manifests)
     replayed = None if chosen else replay(session, plan.plan_id, staged)
     report = ValidationReport(
@@ -242,6 +254,7 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
         loaded=loaded,
         expectations=tuple(recorded(session, plan.plan_id)),
         timeline=None if chosen else side_by_side(session.workspace, session.ledger, plan.plan_id),
+        strays=astray,
     )
     if report.proven:
         others = report.kinds[Kind.STATE].extra.count
@@ -253,15 +266,17 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
 
 
 def _require_imported(session: Session, plan: Plan) -> Sequence[SnapshotReader]:
-    snapshots = staged_ranges(session, plan)
+    snapshots, proves = staged_ranges(session, plan), plan.purpose == "verify"
     pending = [
-        r.name for r in plan.ranges if r.name not in snapshots or imported(session, plan, snapshots[r.name]) is None
+        r.name
+        for r in plan.ranges
+        if r.name not in snapshots or not (proves or imported(session, plan, snapshots[r.name]))
     ]
     if pending:
         raise StagingError(
-            f"The key ranges {', '.join(pending)} have not been imported.",
+            f"The key ranges {', '.join(pending)} have not been {'staged' if proves else 'imported'}.",
             why="A partly migrated set cannot be proven complete.",
-            remedy="Import them, then validate.",
+            remedy=f"{'Stage' if proves else 'Import'} them, then validate.",
             pending=pending,
         )
     return list(snapshots.values())
@@ -300,6 +315,8 @@ def require_passed(report: ValidationReport) -> None:
         for finding, found in report.integrity.target.items()
         if found.count and finding != links.ORPHANS
     ]
+    if report.strays is not None and report.strays.count:
+        findings.append(f"{report.strays.count:,} records that are gone from the source ({named(report.strays.ids)})")
     if findings:
         raise ValidationFailedError(
             f"The target is not what was exported: {'; '.join(findings)}.",

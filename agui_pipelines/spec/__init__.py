@@ -1,6 +1,7 @@
 """The migration file and everything that can stand in it."""
 
 from agui_pipelines.spec.decommission import DecommissionOptions
+from agui_pipelines.spec.hooks import Command, Hook, Hooks
 from agui_pipelines.spec.langgraph import LangGraphConfig
 from agui_pipelines.spec.migration import (
     ALIASES,
@@ -8,8 +9,6 @@ from agui_pipelines.spec.migration import (
     DEFAULT_WORKSPACE,
     BackupOptions,
     Expectations,
-    Hook,
-    Hooks,
     Limits,
     Migration,
     Outline,
@@ -18,9 +17,11 @@ from agui_pipelines.spec.migration import (
     outline,
     parse,
 )
+from agui_pipelines.spec.notifications import CommandNotification, Event, Notification, WebhookNotification
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
 from agui_pipelines.spec.rows import ColumnType, QueriedRowsConfig, RowsConfig, TypedRowsConfig
+from agui_pipelines.spec.section import seconds_of
 from agui_pipelines.spec.sources import (
     CsvConfig,
     CustomConfig,
@@ -42,7 +43,8 @@ from agui_pipelines.spec.stores import (
     TargetConfig,
 )
 from agui_pipelines.spec.strategy import Strategy, StrategyType
-from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, redacted, redacted_words
+from agui_pipelines.spec.text import FILE_VARIABLE, Secrets, read_mapping, redacted, redacted_lines, redacted_words
+from agui_pipelines.spec.window import MaintenanceWindow
 
 __all__ = [
     "ALIASES",
@@ -52,9 +54,12 @@ __all__ = [
     "AssessmentOptions",
     "BackupOptions",
     "ColumnType",
+    "Command",
+    "CommandNotification",
     "CsvConfig",
     "CustomConfig",
     "DecommissionOptions",
+    "Event",
     "Expectations",
     "FileConfig",
     "FileOptions",
@@ -64,7 +69,9 @@ __all__ = [
     "JsonLinesConfig",
     "LangGraphConfig",
     "Limits",
+    "MaintenanceWindow",
     "Migration",
+    "Notification",
     "Outline",
     "ParquetConfig",
     "PostgresConfig",
@@ -76,6 +83,7 @@ __all__ = [
     "RedisOptions",
     "Requirements",
     "RowsConfig",
+    "Secrets",
     "SourceConfig",
     "SqlAlchemyConfig",
     "SqliteConfig",
@@ -83,11 +91,14 @@ __all__ = [
     "StrategyType",
     "TargetConfig",
     "TypedRowsConfig",
+    "WebhookNotification",
     "default_file",
     "load",
     "outline",
     "parse",
     "read_mapping",
     "redacted",
+    "redacted_lines",
     "redacted_words",
+    "seconds_of",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +20,23 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
 from agui_pipelines.errors import SpecError
 from agui_pipelines.keyspace import MAX_RANGES
 from agui_pipelines.spec.decommission import DecommissionOptions
+from agui_pipelines.spec.hooks import Hooks
+from agui_pipelines.spec.notifications import Notification
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
-from agui_pipelines.spec.section import FLAT_DIALECT, Duration, Section, unknown_key
+from agui_pipelines.spec.section import FLAT_DIALECT, Section, unknown_key
 from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
 from agui_pipelines.spec.strategy import Strategy
 from agui_pipelines.spec.sync import SyncOptions
-from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, resolved, struck
+from agui_pipelines.spec.text import FILE_VARIABLE, Secrets, read_mapping, resolved, secrets_in, struck
+from agui_pipelines.spec.window import MaintenanceWindow
 
 DEFAULT_FILE: Final = "migration.yaml"
 DEFAULT_WORKSPACE: Final = ".agui"
@@ -45,7 +46,8 @@ Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds",
 _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
-        *("expectations", "requirements", "assessment", "strategy", "sync", "decommission"),
+        *("expectations", "requirements", "assessment", "strategy", "notifications", "sync", "decommission"),
+        *("maintenance_window", "reverse_transforms"),
     }
 )
 """Keys that may change without what was done so far becoming wrong."""
@@ -105,36 +107,6 @@ class BackupOptions(Section):
     """Backups that are kept, of each end; those that may be needed besides."""
 
 
-class Hook(Section):
-    """A command of the operator's: an argument list, or a line that is split as a shell would, and run without one."""
-
-    command: tuple[str, ...]
-    timeout: Duration = 300.0
-    """Seconds after which it, and what it has started, is ended, and counts as failed."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_a_line(cls, value: Any) -> Any:
-        return {"command": value} if isinstance(value, str | list) else value
-
-    @field_validator("command", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        words = shlex.split(value) if isinstance(value, str) else value
-        if not words:
-            raise ValueError("the command is empty")
-        return words
-
-
-class Hooks(Section):
-    """Commands of the operator's that a rollback runs around its work."""
-
-    stop: Hook | None = None
-    """Ends whatever uses the target."""
-    start: Hook | None = None
-    """Begins it again."""
-
-
 class Migration(Section):
     """A migration file with its references resolved; lives in memory only."""
 
@@ -167,12 +139,19 @@ class Migration(Section):
     on_failure: Literal["rollback", "keep"] = "rollback"
     """What becomes of the target when an import or its validation fails: put back as it was, or left as it is."""
     hooks: Hooks = Hooks()
+    notifications: tuple[Notification, ...] = ()
+    """Who is told of what it does."""
     in_place: bool = False
     """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
     sync: SyncOptions = SyncOptions()
     decommission: DecommissionOptions = DecommissionOptions()
     strategy: Strategy | None = None
     """What is asked for; a plan recommends one by itself."""
+    maintenance_window: MaintenanceWindow | None = None
+    """When a cutover may happen; at any time unless given."""
+    reverse_transforms: tuple[str | dict[str, Any], ...] | None = None
+    """What makes records of the source of the target's, for the way back after a cutover; where a transform has no inverse
+    of its own."""
     workspace: str = Field(DEFAULT_WORKSPACE, repr=False)
 
     @model_validator(mode="after")
@@ -183,6 +162,7 @@ class Migration(Section):
 
     _text: dict[str, Any] = PrivateAttr(default_factory=dict)
     _folder: Path = Path()
+    _secrets: Secrets = PrivateAttr(default_factory=Secrets)
 
     @property
     def text(self) -> dict[str, Any]:
@@ -206,9 +186,18 @@ class Migration(Section):
             "limits": self.limits.model_copy(update={"max_rejects": 0}),
         }
         changes = {"name": name, "source": store, "target": store, "transforms": tuple(transforms), "in_place": True}
-        derived = self.model_copy(update=unset | changes)
-        object.__setattr__(derived, "_text", text)
-        return derived
+        return self.derived(unset | changes, text)
+
+    def derived(self, changes: Mapping[str, Any], text: Mapping[str, Any]) -> Migration:
+        """A migration that no file describes: this one with some keys changed, which are not validated, and `text` for them."""
+        made = self.model_copy(update=dict(changes))
+        object.__setattr__(made, "_text", dict(text))
+        return made
+
+    @property
+    def secrets(self) -> Secrets:
+        """What of the file, and of the environment that it refers to, is told to nobody."""
+        return self._secrets
 
     @property
     def folder(self) -> Path:
@@ -284,6 +273,7 @@ def parse(text: Mapping[str, Any], *, folder: Path | None = None, origin: str = 
         raise SpecError(f"{origin}: {_first_problem(error)}.", remedy="Nothing was done.") from None
     object.__setattr__(migration, "_text", struck(dict(text)))
     object.__setattr__(migration, "_folder", (folder or Path.cwd()).resolve())
+    object.__setattr__(migration, "_secrets", secrets_in(text))
     return migration
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from agui_pipelines.errors import SpecError
+
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _DURATION_HINT: Final = "write it like '30s', '1m30s', '500ms', or as nanoseconds"
 _SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -30,6 +32,14 @@ def _duration(value: object) -> object:
     if not parts or "".join(number + unit for number, unit in parts) != value.strip():
         raise ValueError(f"{value!r} is not a duration; {_DURATION_HINT}")
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def seconds_of(text: str) -> float:
+    """Of a duration such as ``10m``. Raises `SpecError`."""
+    try:
+        return float(str(_duration(text)))
+    except ValueError as error:
+        raise SpecError(str(error)[:1].upper() + str(error)[1:] + ".") from None
 
 
 def _file_mode(value: object) -> object:

@@ -14,8 +14,10 @@ from agui_pipelines.ledger import Entry
 from agui_pipelines.phases import backup
 from agui_pipelines.phases import decommission as phase
 from agui_pipelines.phases.cursor import current_cursor
+from agui_pipelines.phases.cutover import Asked, cutover
 from agui_pipelines.phases.decommission import decommission, outlook
 from agui_pipelines.phases.plan import current
+from agui_pipelines.phases.standing import DECOMMISSION_BEGUN
 from agui_pipelines.phases.sync import sync
 from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.sources.redis_keys import LOCK_KEY
@@ -37,7 +39,8 @@ def cut_over(move, live="target"):
     session = move.session()
     sync(session, complete=True)
     made = current(session)
-    session.ledger.record(Entry("cutover", made.plan_id, "cutover-1", outputs={"live": live, "plan_id": made.plan_id}))
+    outputs = {"live": live, "plan_id": made.plan_id, "outcome": "done", "direction": "forward"}
+    session.ledger.record(Entry("cutover", made.plan_id, "cutover-1", outputs=outputs))
     return session
 
 
@@ -49,7 +52,7 @@ def refused(move, saying, **more):
     """Not even the archive is made."""
     with pytest.raises(RefusedError, match=saying) as told:
         run(move, **more)
-    assert move.session().ledger.entries(phase=phase.BEGUN) == []
+    assert move.session().ledger.entries(phase=DECOMMISSION_BEGUN) == []
     return told.value
 
 
@@ -125,10 +128,21 @@ def test_before_a_cutover_and_after_its_return_nothing_goes(move, filled):
     move.run()
     refused(move, "no cutover was done")
     session = cut_over(move)
-    session.ledger.record(Entry("cutover", "p", outputs={"live": "source"}))
+    session.ledger.record(Entry("cutover", "p", outputs={"live": "source", "outcome": "done", "direction": "back"}))
     refused(move, "taken back")
     assert not outlook(move.session()).ready
     assert filled.exists("session:01")
+
+
+def test_a_return_that_was_undone_changes_nothing_and_one_under_way_stops_it(live, filled):
+    session = live.session()
+    outputs = {"live": "target", "outcome": "undone", "direction": "back"}
+    session.ledger.record(Entry("cutover_opened", "p", "cutover-2", outputs={"direction": "back", "asked": {}}))
+    refused(live, "under way")
+    session.ledger.record(Entry("cutover", "p", "cutover-2", outputs=outputs))
+    assert run(live).deleted == 22
+    with pytest.raises(RefusedError, match="no side to return to"):
+        cutover(live.session(), Asked(back=True, source_is_stopped=True))
 
 
 def test_before_the_soak_period_is_over_nothing_goes(live, filled):
@@ -142,7 +156,9 @@ def test_without_a_validation_nothing_goes(move, filled):
     move.run()
     session = move.session()
     sync(session, complete=True)
-    session.ledger.record(Entry("cutover", "another plan", outputs={"live": "target"}))
+    session.ledger.record(
+        Entry("cutover", "another plan", outputs={"live": "target", "outcome": "done", "direction": "forward"})
+    )
     refused(move, "No validation has passed")
     move.validate()
     assert run(move).deleted == 22
