@@ -418,11 +418,11 @@ def _begun(session: Session, snapshot: SnapshotReader) -> _Progress:
 
 @dataclass(slots=True)
 class _Pace:
-    """Lets so many records through per second, from its beginning on, and saves nothing up while others take their time."""
+    """Lets so many records through per second; of what the store's own time leaves unused, a second's worth is made up for."""
 
     session: Session
     rate: float
-    _next: float = field(default_factory=time.monotonic)
+    _next: float = 0.0
 
     def wait(self, records: int) -> None:
         """Return when the next may come. Raises `StoppedError` if the run is to end."""
