@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
 
 from agui_pipelines.definitions import defs
@@ -28,6 +29,7 @@ def launched(launcher, **config):
     return done.success, {name: value.value for name, value in said.items()}
 
 
+@pytest.mark.long
 def test_without_the_name_it_only_says_what_would_go_and_with_it_that_goes(launcher, legacy):
     launcher.text["decommission"] = {"soak": "0s"}
     move = Move(launcher.text, launcher.folder)

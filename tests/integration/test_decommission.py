@@ -28,6 +28,8 @@ from tests.integration.test_backup import everything
 
 NOW = {"decommission": {"soak": "0s", "batch": 3}}
 NAME = "story"
+SIGNS = ("new", "deleted", "expiring")
+"""What else than a change tells of a writer."""
 SUITES = {"validate": "expect_loaded", "import_": "require_expected"}
 """What runs the suites in these modules."""
 TIME = "2025-07-14T09:30:15.123456Z"
@@ -96,6 +98,7 @@ def test_what_was_moved_goes_and_everything_else_stays(live, filled, target):
     assert looked_at(filled) == before
 
 
+@pytest.mark.long
 def test_every_type_of_key_goes_and_comes_back(move, legacy):
     move = move.but(source={**move.text["source"], "match": "*"}, transforms=[], limits={"max_rejects": 2}, **NOW)
     fill(legacy)
@@ -108,6 +111,7 @@ def test_every_type_of_key_goes_and_comes_back(move, legacy):
     assert looked_at(legacy) == before
 
 
+@pytest.mark.long
 def test_a_look_says_what_would_go_and_changes_nothing(live, filled):
     before, entries = looked_at(filled), len(live.session().ledger.entries())
     found = outlook(live.session())
@@ -151,6 +155,7 @@ def test_before_the_soak_period_is_over_nothing_goes(live, filled):
     assert filled.exists("session:01")
 
 
+@pytest.mark.long
 def test_without_a_validation_nothing_goes(move, filled):
     move = move.but(**NOW)
     move.run()
@@ -164,6 +169,7 @@ def test_without_a_validation_nothing_goes(move, filled):
     assert run(move).deleted == 22
 
 
+@pytest.mark.long
 def test_a_target_that_was_taken_back_is_no_reason_to_delete(live, filled):
     session = live.session()
     backup.restore(session, backup.outstanding(session)[0])
@@ -171,7 +177,7 @@ def test_a_target_that_was_taken_back_is_no_reason_to_delete(live, filled):
     refused(live, "not known, or was taken back")
 
 
-@pytest.mark.parametrize("what", ["changed", "new", "deleted", "expiring"])
+@pytest.mark.parametrize("what", ["changed", *(pytest.param(each, marks=pytest.mark.long) for each in SIGNS)])
 def test_a_source_that_is_still_written_to_is_left_alone(live, filled, what):
     if what == "deleted":
         filled.delete("session:07")
@@ -186,6 +192,7 @@ def test_a_source_that_is_still_written_to_is_left_alone(live, filled, what):
     assert looked_at(filled) == before
 
 
+@pytest.mark.long
 def test_what_somebody_writes_while_the_archive_is_made_stops_it(live, filled, monkeypatch):
     def archived(*arguments):
         filled.set("session:07", '{"written":"since"}')
@@ -214,6 +221,7 @@ def test_what_somebody_writes_while_it_is_deleted_stays_and_is_named(live, fille
     assert filled.get("session:07") == b'{"written":"since"}'
 
 
+@pytest.mark.long
 def test_what_is_written_again_as_it_was_is_told_and_not_called_deleted(live, filled, monkeypatch):
     def deleted(*arguments):
         done = delete(*arguments)
@@ -229,6 +237,7 @@ def test_what_is_written_again_as_it_was_is_told_and_not_called_deleted(live, fi
     assert run(live).resumed
 
 
+@pytest.mark.long
 def test_what_expires_on_the_way_is_only_gone(move, filled):
     move = move.but(**NOW)
     filled.pexpire("session:02", 60_000)
@@ -239,6 +248,7 @@ def test_what_expires_on_the_way_is_only_gone(move, filled):
     refused(move, "written to since")
 
 
+@pytest.mark.long
 def test_a_second_time_there_is_nothing_to_do(live, filled):
     report = run(live)
     assert outlook(live.session()).ended_at
@@ -331,8 +341,8 @@ def forker():
 @pytest.mark.parametrize(
     ("point", "begun"),
     [
-        ("before ledger/*-decommission_begun-*", False),
         ("before progress/*", True),
+        pytest.param("before ledger/*-decommission_begun-*", False, marks=pytest.mark.long),
         pytest.param("after ledger/*-decommission_begun-*", True, marks=pytest.mark.long),
         pytest.param("after progress/*", True, marks=pytest.mark.long),
         pytest.param("before ledger/*-decommission_range-*", True, marks=pytest.mark.long),
@@ -380,6 +390,7 @@ def test_no_more_go_per_second_than_configured(live, filled, monkeypatch):
     assert max(waits) <= 0.5
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_while_it_waits_ends_at_once(live):
     session = live.but(decommission={"soak": "0s", "rate": 0.001, "batch": 1}).session()
     threading.Timer(0.3, session.stop.set).start()
