@@ -209,11 +209,12 @@ def _recorded(session: Session, stand: _Stand) -> Iterator[Check]:
             "the exported snapshots of the workspace.",
         )
     if stand.cutover is None:
-        yield Check(
-            "cutover", passed=False, detail="The target is not live: no cutover was done, or it was taken back."
-        )
+        detail = "The target is not live: no cutover was done, it was taken back, or another is under way."
+        yield Check("cutover", passed=False, detail=detail)
         return
     yield Check("cutover", passed=True, detail=f"The target is live since {stand.cutover.at}.")
+    if not isinstance(config, ForeignConfig):
+        yield from _said(session)
     yield Check(
         "validation",
         passed=stand.validation is not None,
