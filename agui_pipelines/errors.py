@@ -25,6 +25,7 @@
     │   └── SamePlaceError         source and target are one place: a wrong configuration        (exit 2)
     ├── BackupError                what a store holds cannot be backed up, or was not restored   (exit 1)
     ├── HookError                  a command of the operator's failed                            (exit 1)
+    ├── DecommissionError          what was to be deleted at the source is still there           (exit 1)
     ├── RollbackError              the target could not be put back after a failure              (exit 1)
     ├── CutoverError               a cutover failed, and was undone; or could not be             (exit 1)
     ├── WindowExceededError        a cutover took longer than it was given                       (exit 1)
@@ -169,6 +170,10 @@ class BackupError(MigrationError):
 
 class HookError(MigrationError):
     """A command of the operator's could not be started, failed, or took too long."""
+
+
+class DecommissionError(MigrationError):
+    """What was to be deleted at the source is still there, as it was."""
 
 
 class RollbackError(MigrationError):

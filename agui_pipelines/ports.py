@@ -20,6 +20,7 @@ from agui_pipelines.keyspace import Span
 from agui_pipelines.owner import Owner
 from agui_pipelines.pace import Pace
 from agui_pipelines.records import Kind, Reject
+from agui_pipelines.sameness import Sameness
 from agui_pipelines.sizes import Sizes
 
 BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -68,6 +69,25 @@ class Written:
     @property
     def total(self) -> int:
         return self.inserted + self.updated + self.unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What became of records that were to be removed if they still are what they were."""
+
+    removed: int = 0
+    changed: int = 0
+    """Left, as something else is there now."""
+    gone: int = 0
+    """There was nothing any more."""
+
+    @classmethod
+    def of(cls, rows: int, found: Sameness) -> Removal:
+        """Of so many rows, when all of which the same was `found` are removed."""
+        return cls(len(found.same), found.there - len(found.same), rows - found.there)
+
+    def __add__(self, other: Removal) -> Removal:
+        return Removal(self.removed + other.removed, self.changed + other.changed, self.gone + other.gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -519,6 +539,14 @@ class Store(Reader, Clocked, Protocol):
         """Remove the records that a batch names (of which only the ids are needed); how many of them were there.
 
         A state's history stays, unless it is named itself. Idempotent, and atomic where the backend can.
+        """
+        ...
+
+    def remove_unchanged(self, kind: Kind, batch: pa.RecordBatch) -> Removal:
+        """Remove the records of a *digested* batch that still are what it says, by value, a state by its expiry too.
+
+        Whether they are is looked at in the same step in which they are removed, where the backend can: nothing that somebody
+        writes meanwhile is removed. A state's history stays, unless it is named itself.
         """
         ...
 

@@ -6,6 +6,7 @@ import dagster as dg
 
 from agui_pipelines.resources import MIGRATE, PLAN
 from assets.cutover import target_cutover
+from assets.decommission import source_decommission
 from assets.plan import migration_plan
 from assets.preview import import_preview
 from assets.rollback import target_rollback
@@ -24,6 +25,12 @@ ATTEMPT = "agui/rollback_attempt"
 def rollback_job() -> None:
     """Put the target back as it was: the newest backup, a named one, or what a failed run imported. Hooks run around it."""
     target_rollback()
+
+
+@dg.job(name="decommission", executor_def=dg.in_process_executor)
+def decommission_job() -> None:
+    """Delete at the source what was moved, archived first. Without the migration's name it only says what would go."""
+    source_decommission()
 
 
 @dg.job(name="cutover", executor_def=dg.in_process_executor)
@@ -69,6 +76,7 @@ def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
             executor_def=dg.in_process_executor,
         ),
         rollback_job,
+        decommission_job,
         cutover_job,
         sync_job,
     ]

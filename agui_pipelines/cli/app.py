@@ -225,6 +225,26 @@ def rollback(
 
 
 @app.command()
+def decommission(
+    file: MigrationFile = None,
+    *,
+    confirm: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Delete it: the migration's name.  [default: only say what would go]"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Delete at the source what was moved, once the target has been live for long enough and nobody writes to the source.
+
+    It is archived first (`backup restore` brings it back), and only what still equals the archive goes. What the migration did
+    not move is not touched, and what has changed since is left and named.
+    """
+    from agui_pipelines.cli import decommission as decommissions  # noqa: PLC0415
+
+    decommissions.decommission(_migration(file, None)[0], confirm, json=json)
+
+
+@app.command()
 def cutover(
     file: MigrationFile = None,
     *,

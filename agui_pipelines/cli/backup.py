@@ -83,6 +83,7 @@ def describe(found: Backup) -> dict[str, Any]:
         "place": found.place,
         "plan_id": found.plan_id or None,
         "whole": found.is_whole,
+        "archive": found.archive,
         "keys": sum(r.keys for r in found.ranges),
         "records": found.records,
         "bytes": found.bytes,
@@ -101,8 +102,12 @@ def _show(found: Backup, *, json: bool) -> None:
 
 
 def _scope(found: Backup) -> str:
+    if found.archive:
+        return "the archive of the source"
     return "everything" if found.is_whole else f"the ids of {found.plan_id}"
 
 
 def _under(found: Backup) -> str:
+    if found.archive:
+        return "under the ids that were archived"
     return "as a whole" if found.is_whole else f"under the ids that {found.plan_id} writes"

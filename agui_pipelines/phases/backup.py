@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any, Final
@@ -43,7 +43,16 @@ from agui_pipelines.phases.observation import Unreadable, Within
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import End, Session
-from agui_pipelines.phases.standing import BACKUP, BACKUP_DELETED, RESTORE, RESTORE_BEGUN, ROUND, Standing, standing
+from agui_pipelines.phases.standing import (
+    BACKUP,
+    BACKUP_DELETED,
+    RESTORE,
+    RESTORE_BEGUN,
+    ROUND,
+    SOURCE_RESTORED,
+    Standing,
+    standing,
+)
 from agui_pipelines.ports import BATCH_BYTES, Consistent, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import SCHEMAS, Digester, Kind, Reject, gathered, id_columns
@@ -52,7 +61,6 @@ from agui_pipelines.staging.flow import Behind, ahead
 from agui_pipelines.staging.workspace import new_id
 
 PHASE: Final = BACKUP
-_SOURCE_RESTORED: Final = "restore_source"
 _IDS: Final = pa.schema([("id", pa.string()), ("other", pa.string())])
 _HELD_KEYS: Final = 50_000
 """Keys of a range that are held in memory to tell which of the records between its bounds are wanted, about."""
@@ -77,6 +85,8 @@ class Backup:
     bytes: int
     catalogue_checksum: str
     """xxh3_128 of the catalogue's file, 32 hex digits."""
+    archive: bool = False
+    """Whether it is the last copy of what is deleted at the source; see `archive`."""
     marks: dict[str, str | None] | None = None
     """What the store said of itself (see `marks`): None if that could not be read, or was not kept yet."""
     created_at: str = ""
@@ -142,6 +152,14 @@ def ensure(
                     yield pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
 
     return _create(session, "target", plan.plan_id, keys(), tuple(s.manifest.snapshot_id for s in wanted))
+
+
+def archive(session: Session, keys: Iterator[pa.RecordBatch], basis: str) -> Backup:
+    """Back up what the source holds under some keys (batches of `keyspace.CATALOGUE`), to be deleted there afterwards.
+
+    It is never deleted but by its name and by force. `basis` says of what the keys are. Raises as `create`.
+    """
+    return _create(session, "source", "", keys, (basis,), archive=True)
 
 
 def backups(session: Session) -> list[Backup]:
@@ -224,16 +242,23 @@ def _put_back(session: Session, backup: Backup) -> RestoreReport:
         is_more = _remove_others(session, backup, opened, removed) and removed.total() > before
     expired = require_restored(session, backup)
     with opened() as store:
-        put_marks_back(session, store, backup.marks, "" if backup.is_whole else backup.plan_id)
+        if not backup.archive:  # of which the store's own marks are no part
+            put_marks_back(session, store, backup.marks, "" if backup.is_whole else backup.plan_id)
     progress = session.conclude(meter, backup.plan_id)
     report = RestoreReport(backup.backup_id, backup.records, expired, dict(removed), progress.seconds)
-    phase = RESTORE if backup.of == "target" else _SOURCE_RESTORED
+    phase = RESTORE if backup.of == "target" else SOURCE_RESTORED
     session.ledger.record(Entry(phase, backup.plan_id, backup.backup_id, outputs=asdict(report)))
     return report
 
 
 def delete(session: Session, backup: Backup, *, force: bool = False) -> None:
     """Delete a backup. Raises `RefusedError`, unless `force`, while it may be needed: see `_is_needed`."""
+    if not force and backup.archive:
+        raise RefusedError(
+            f"The backup {backup.backup_id} is the archive of what was deleted at the source.",
+            why="It is the last copy of it as it was there.",
+            remedy="If nobody will ever need it, delete it with --force.",
+        )
     if not force and _is_needed(standing(session.ledger), backup):
         raise RefusedError(
             f"The backup {backup.backup_id} may be needed: its migration has not been proven, or its restore has not ended.",
@@ -272,7 +297,9 @@ def prune(session: Session, keep: int) -> list[Backup]:
 
 
 def _is_needed(now: Standing, backup: Backup) -> bool:
-    """Whether a backup was made for a migration that is neither proven nor undone, or is being put back."""
+    """Whether a backup is an archive, was made for a migration that is neither proven nor undone, or is being put back."""
+    if backup.archive:
+        return True
     if backup.backup_id in now.unfinished:
         return True
     return bool(backup.plan_id) and backup.backup_id in now.outstanding and backup.plan_id not in now.proven
@@ -282,14 +309,22 @@ def _opened(session: Session, of: End) -> AbstractContextManager[Store]:
     return session.target() if of == "target" else session.source_store()
 
 
-def _create(session: Session, of: End, plan_id: str, keys: Iterator[pa.RecordBatch], covers: tuple[str, ...]) -> Backup:
+def _create(
+    session: Session,
+    of: End,
+    plan_id: str,
+    keys: Iterator[pa.RecordBatch],
+    covers: tuple[str, ...],
+    *,
+    archive: bool = False,
+) -> Backup:
     backup_id = new_id("backup")
     name = f"catalogues/{backup_id}.parquet"
     with session.workspace.writing(name) as file:
         write_catalogue(keys, file)
     made: dict[str, str] = {}
     try:
-        backup = _sealed(session, of, plan_id, backup_id, covers, made)
+        backup = replace(_sealed(session, of, plan_id, backup_id, covers, made), archive=archive)
     except BaseException:
         with suppress(MigrationError):  # the reason matters, not that there is something left to be cleaned
             for snapshot_id in made.values():
@@ -344,7 +379,8 @@ def _sealed(
         session.in_parallel(lambda r: retried(session, meter, partial(work, r)), [r for r in ranges if r.keys])
     session.conclude(meter, plan_id)
     snapshots, checksum = dict(sorted(made.items())), session.workspace.checksum(name)
-    return Backup(backup_id, of, plan_id, place, tuple(ranges), snapshots, covers, records, size, checksum, marks)
+    ranges_ = tuple(ranges)
+    return Backup(backup_id, of, plan_id, place, ranges_, snapshots, covers, records, size, checksum, marks=marks)
 
 
 def _read(

@@ -111,9 +111,12 @@ class Cursor:
         """Batches of `SOURCE_ROW`, in order of the ids' bytes; of those within a range, and maybe some more."""
         return _read(session, f"{self.folder}/source.parquet", within)
 
-    def targets(self, session: Session) -> Iterator[pa.RecordBatch]:
-        """Batches of `TARGET_ROW`, in order of the source ids' bytes: all that the target holds of this migration."""
-        return _read(session, f"{self.folder}/target.parquet", None)
+    def targets(self, session: Session, within: KeyRange | None = None) -> Iterator[pa.RecordBatch]:
+        """Batches of `TARGET_ROW`, in order of the source ids' bytes: all that the target holds of this migration.
+
+        With a range, of the ids within it, and maybe some more.
+        """
+        return _read(session, f"{self.folder}/target.parquet", within)
 
 
 def current_cursor(session: Session) -> Cursor | None:

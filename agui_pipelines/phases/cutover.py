@@ -35,7 +35,7 @@ from agui_pipelines.phases.proof import prove
 from agui_pipelines.phases.reverse import require_exact, session_back
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.smoke import smoke
-from agui_pipelines.phases.standing import VALIDATE, standing
+from agui_pipelines.phases.standing import VALIDATE, decommissioned, standing
 from agui_pipelines.phases.steps import (
     PHASE,
     SWITCH,
@@ -180,6 +180,12 @@ def _require_side(session: Session, asked: Asked) -> str:
         )
     if not asked.back:
         return _proven_plan(session).plan_id
+    if (begun := decommissioned(session.ledger)) is not None:
+        raise RefusedError(
+            f"What the migration moved is being deleted at the source, or was, since {begun.at}.",
+            why="There is no side to return to.",
+            remedy=f"To return all the same, first put it back: agui-migrate backup restore --id {begun.unit}",
+        )
     last = last_done(session.ledger, "forward")
     if last is None or last.asked["no_way_back"]:
         raise RefusedError(

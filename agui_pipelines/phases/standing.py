@@ -16,6 +16,10 @@ LOCK_LOST: Final = "lock_lost"
 RESTORE_BEGUN: Final = "restore_begun"
 """Recorded before a restore writes to the target."""
 RESTORE: Final = "restore"
+DECOMMISSION_BEGUN: Final = "decommission_begun"
+"""Recorded once what is to be deleted at the source is archived, before the first record goes."""
+SOURCE_RESTORED: Final = "restore_source"
+"""Recorded when a backup of the source was put back."""
 VALIDATE: Final = "validate"
 SYNC: Final = "sync"
 """Closes a round of a sync, which proves by itself what it has written."""
@@ -88,3 +92,14 @@ def standing(ledger: Ledger) -> Standing:
         begun,
         frozenset(written),
     )
+
+
+def decommissioned(ledger: Ledger) -> Entry | None:
+    """The newest decommission that has begun to delete at the source, unless its archive was put back since."""
+    found = None
+    for entry in ledger.entries():
+        if entry.phase == DECOMMISSION_BEGUN:
+            found = entry
+        elif entry.phase == SOURCE_RESTORED and found is not None and entry.unit == found.unit:
+            found = None
+    return found

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agui_pipelines.drivers.redis import Burst, RedisWire, glob_prefix, glob_regex
+from agui_pipelines.drivers.redis_deleting import remove_unchanged
 from agui_pipelines.drivers.redis_lock import Fence, RedisLease, lock
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS
 from agui_pipelines.errors import RefusedError, StoreError, UnstorableRecordError
@@ -31,6 +32,7 @@ from agui_pipelines.ports import (
     OnReject,
     Place,
     Refusal,
+    Removal,
     Snapshot,
     StoreStats,
     Transaction,
@@ -38,6 +40,7 @@ from agui_pipelines.ports import (
     Written,
 )
 from agui_pipelines.records import Kind, Reject
+from agui_pipelines.sameness import Sameness, sameness
 from agui_pipelines.sources.redis_documents import Content, content, formed
 from agui_pipelines.sources.redis_keys import LOCK_KEY, RedisKeysSource
 from agui_pipelines.sources.redis_restore import made_by
@@ -192,6 +195,14 @@ class RedisKeysTarget:
                 why="Whoever uses these keys would find one that is none of theirs.",
             )
 
+    def live(self) -> bytes | None:
+        """None."""
+        return None
+
+    def set_live(self, record: bytes | None) -> None:
+        """Raises `StoreError`, unless there is to be none."""
+        self._unmarked(record)
+
     def lock(self, owner: Owner, seconds: float) -> RedisLease:
         """A key of the database; its expiry counts by the server's clock."""
         return lock(self._wire, LOCK_KEY, owner, seconds, self.describe())
@@ -204,11 +215,7 @@ class RedisKeysTarget:
         if kind is not Kind.STATE:
             return []
         detail = f"The key is none of those that match {self._match}."
-        return [
-            Refusal(row, "not_matched", detail)
-            for row, key in enumerate(batch.column("state_id").cast(pa.binary()).to_pylist())
-            if not self._is_ours(key)
-        ]
+        return [Refusal(row, "not_matched", detail) for row, key in enumerate(_keys(batch)) if not self._is_ours(key)]
 
     def slots(self, kind: Kind, batch: pa.RecordBatch) -> pa.StringArray | None:  # noqa: ARG002 - whichever they are
         """None: every id is a key of its own."""
@@ -258,11 +265,28 @@ class RedisKeysTarget:
         """Of versions and snapshots there are none. Keys that do not match are left."""
         if kind is not Kind.STATE:
             return 0
-        keys = [key for key in batch.column("state_id").cast(pa.binary()).to_pylist() if self._is_ours(key)]
+        keys = [key for key in _keys(batch) if self._is_ours(key)]
         burst = Burst()
         for first in range(0, len(keys), BATCH_KEYS):
             burst.add(b"DEL", *keys[first : first + BATCH_KEYS])
         return sum(self._fence.run(burst)) if keys else 0
+
+    def remove_unchanged(self, kind: Kind, batch: pa.RecordBatch) -> Removal:
+        """Keys are watched by one connection and read by another, as to read a large one takes transactions of its own."""
+        if kind is not Kind.STATE:
+            return Removal(gone=batch.num_rows)
+
+        def look(some: pa.RecordBatch) -> Sameness:
+            unreadable: list[Reject] = []
+            read = self._source.read(kind, span_of(_keys(some)), unreadable.append)
+            found = sameness(kind, some, read, self._source.salvage)
+            return Sameness(found.same, found.there + len(unreadable))
+
+        ours = batch.filter(pa.array([self._is_ours(key) for key in _keys(batch)], pa.bool_()))
+        done = remove_unchanged(
+            self._wire, self._fence, ours, keys=_keys, look=look, deleting=lambda some: Burst.of((b"DEL", *_keys(some)))
+        )
+        return done + Removal(changed=batch.num_rows - ours.num_rows)
 
     def flush(self) -> None:
         """Nothing is held back here. How durable a write is when the server has answered is its persistence policy."""
@@ -438,6 +462,11 @@ def _same(one: Content, other: Content) -> bool:
 def _ordered(found: Content) -> tuple[object, ...]:
     value = sorted(found.value) if found.type in ("hash", "set") else found.value
     return found.type, value, sorted(found.field_expiries), found.head
+
+
+def _keys(batch: pa.RecordBatch) -> list[bytes]:
+    keys: list[bytes] = batch.column("state_id").cast(pa.binary()).to_pylist()
+    return keys
 
 
 def _key(state_id: str) -> bytes:

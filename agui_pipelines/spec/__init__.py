@@ -1,5 +1,6 @@
 """The migration file and everything that can stand in it."""
 
+from agui_pipelines.spec.decommission import DecommissionOptions
 from agui_pipelines.spec.hooks import Command, Hook, Hooks
 from agui_pipelines.spec.langgraph import LangGraphConfig
 from agui_pipelines.spec.migration import (
@@ -57,6 +58,7 @@ __all__ = [
     "CommandNotification",
     "CsvConfig",
     "CustomConfig",
+    "DecommissionOptions",
     "Event",
     "Expectations",
     "FileConfig",

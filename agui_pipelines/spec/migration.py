@@ -25,6 +25,7 @@ from pydantic import (
 
 from agui_pipelines.errors import SpecError
 from agui_pipelines.keyspace import MAX_RANGES
+from agui_pipelines.spec.decommission import DecommissionOptions
 from agui_pipelines.spec.hooks import Hooks
 from agui_pipelines.spec.notifications import Notification
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
@@ -45,7 +46,7 @@ Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds",
 _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
-        *("expectations", "requirements", "assessment", "strategy", "notifications", "sync"),
+        *("expectations", "requirements", "assessment", "strategy", "notifications", "sync", "decommission"),
         *("maintenance_window", "reverse_transforms"),
     }
 )
@@ -143,6 +144,7 @@ class Migration(Section):
     in_place: bool = False
     """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
     sync: SyncOptions = SyncOptions()
+    decommission: DecommissionOptions = DecommissionOptions()
     strategy: Strategy | None = None
     """What is asked for; a plan recommends one by itself."""
     maintenance_window: MaintenanceWindow | None = None

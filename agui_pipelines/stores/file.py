@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from itertools import chain
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from agui_pipelines.ports import (
     OnReject,
     Place,
     Refusal,
+    Removal,
     Snapshot,
     StoreStats,
     Transaction,
@@ -38,6 +40,7 @@ from agui_pipelines.ports import (
     Written,
 )
 from agui_pipelines.records import SCHEMAS, Kind, id_columns
+from agui_pipelines.sameness import Sameness, sameness
 from agui_pipelines.spec import FileConfig
 from agui_pipelines.stores.bodies import STATE_ID, split_state_id
 from agui_pipelines.stores.file_changes import Changes, as_store_error, make_folder
@@ -266,6 +269,42 @@ class FileStore:
             if kind is Kind.STATE:
                 return sum(writer.remove_state(state_id) for (state_id,) in rows)
             return sum(writer.remove_history(kind, state_id, id_) for state_id, id_ in rows)
+
+    def remove_unchanged(self, kind: Kind, batch: pa.RecordBatch) -> Removal:
+        """File by file, each read right before it is removed: a file system cannot do both in one step.
+
+        A state that lies in two folders is left, as are files that cannot be read.
+        """
+        done = Removal()
+        for row in range(batch.num_rows):
+            one = batch.slice(row, 1)
+            try:
+                found = Sameness((), 1) if self._is_twofold(kind, one) else sameness(kind, one, self._single(kind, one))
+            except StoreError:
+                found = Sameness((), 1)
+            if found.same:
+                self.remove(kind, one)
+            done += Removal.of(1, found)
+        return done
+
+    def _is_twofold(self, kind: Kind, one: pa.RecordBatch) -> bool:
+        if kind is not Kind.STATE:
+            return False
+        with self._errors():
+            paths = self._layout.state_paths(_column(one, "state_id")[0].encode())
+            return sum(map(os.path.lexists, paths)) > 1
+
+    def _single(self, kind: Kind, one: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """What there is under the ids of a batch of one row."""
+        ids = [_column(one, name)[0] for name in id_columns(kind)]
+        if kind is Kind.STATE:
+            document = self.get_state(*ids)
+            row = None if document is None else {"state_id": ids[0], "data": document}
+        else:
+            record = self.get_version(*ids) if kind is Kind.VERSION else self.get_snapshot(*ids)
+            row = None if record is None else asdict(record)
+        if row is not None:
+            yield pa.RecordBatch.from_pylist([row], schema=SCHEMAS[kind])
 
     def flush(self) -> None:
         """Wait until all that `write` wrote is on disk, if the store is configured to be durable.

@@ -33,6 +33,7 @@ from agui_pipelines.ports import (
     OnReject,
     Place,
     Refusal,
+    Removal,
     Snapshot,
     StoreStats,
     Transaction,
@@ -40,6 +41,7 @@ from agui_pipelines.ports import (
     Written,
 )
 from agui_pipelines.records import SCHEMAS, Kind
+from agui_pipelines.sameness import sameness
 from agui_pipelines.spec import PostgresConfig
 from agui_pipelines.stores import postgresql_limits, postgresql_measuring
 from agui_pipelines.stores.postgresql_check import examine
@@ -345,6 +347,27 @@ class PostgresStore:
             return 0
         with self._changing(Work.WRITE) as connection:
             return self._writing.remove(connection, kind, batch)
+
+    def remove_unchanged(self, kind: Kind, batch: pa.RecordBatch) -> Removal:
+        """In one transaction, which holds the rows from before they are read until they are deleted."""
+        table = TABLES[kind]
+        ids = [id_ for id_ in batch.column(table.key).to_pylist() if is_text(id_)]
+        if not ids:
+            return Removal(gone=batch.num_rows)
+        named = sql.SQL("{} = ANY({}::text[])").format(sql.Identifier(table.key), sql.Literal(ids))
+        held = sql.SQL("SELECT count(*) FROM (SELECT FROM {} WHERE {} ORDER BY {} FOR UPDATE) AS held").format(
+            self._tables.identifier(table), named, sql.Identifier(table.key)
+        )
+        with self._changing(Work.WRITE) as connection, connection.transaction():
+            try:
+                with connection.transaction():
+                    connection.execute(held)
+            except ABSENT:
+                return Removal(gone=batch.num_rows)
+            found = sameness(kind, batch, self._records(connection, table, named))
+            if found.same:
+                self._writing.remove(connection, kind, batch.take(pa.array(found.same, pa.int64())))
+        return Removal.of(batch.num_rows, found)
 
     def flush(self) -> None:
         """Nothing to do: every write was committed."""

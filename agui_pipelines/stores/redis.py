@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 
 from agui_pipelines.digests import documents_in
 from agui_pipelines.drivers.redis import Burst, RedisWire, glob_escaped
+from agui_pipelines.drivers.redis_deleting import remove_unchanged
 from agui_pipelines.drivers.redis_gauge import RedisGauge
 from agui_pipelines.drivers.redis_lock import Fence, RedisLease, lock
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, state_batch
 from agui_pipelines.errors import StoreError
-from agui_pipelines.keyspace import CATALOGUE, Span
+from agui_pipelines.keyspace import CATALOGUE, Span, span_of
 from agui_pipelines.losses import named as losing
 from agui_pipelines.owner import Owner
 from agui_pipelines.pace import Pace
@@ -29,6 +30,7 @@ from agui_pipelines.ports import (
     OnReject,
     Place,
     Refusal,
+    Removal,
     Snapshot,
     StoreStats,
     Transaction,
@@ -36,6 +38,7 @@ from agui_pipelines.ports import (
     Written,
 )
 from agui_pipelines.records import SCHEMAS, Kind, Reject, id_columns
+from agui_pipelines.sameness import Sameness, sameness
 from agui_pipelines.spec import RedisConfig
 from agui_pipelines.stores import redis_measuring
 from agui_pipelines.stores.bodies import ZERO_TIME, nanoseconds
@@ -60,6 +63,7 @@ from agui_pipelines.stores.redis_writing import (
     saving,
     take,
     take_history,
+    taking,
 )
 
 R = TypeVar("R", Version, Snapshot)
@@ -270,6 +274,34 @@ class RedisStore:
             return take(self._fence, self._layout.states(ids))
         rows = batch.select(id_columns(kind)).to_pylist()
         return take_history(self._wire, self._fence, self._layout, kind, [owned(kind, row) for row in rows])
+
+    def remove_unchanged(self, kind: Kind, batch: pa.RecordBatch) -> Removal:
+        """Watches the keys of the documents or bodies while it reads them."""
+
+        def keys(some: pa.RecordBatch) -> list[bytes]:
+            rows = some.select(id_columns(kind)).to_pylist()
+            if kind is Kind.STATE:
+                return self._layout.states([key_bytes(row["state_id"]) for row in rows])
+            return self._layout.bodies(kind, [owned(kind, row) for row in rows])
+
+        def look(some: pa.RecordBatch) -> Sameness:
+            unreadable: list[Reject] = []
+            if kind is Kind.STATE:
+                ids = some.column("state_id").cast(pa.binary()).to_pylist()
+                read = self._read_states(span_of(ids), unreadable.append)
+            else:
+                history = HistoryReader(self._wire, self._layout, kind, unreadable.append)
+                read = history.named([owned(kind, row) for row in some.select(id_columns(kind)).to_pylist()])
+            found = sameness(kind, some, read)
+            return Sameness(found.same, found.there + len(unreadable))
+
+        def deleting(some: pa.RecordBatch) -> Burst:
+            if kind is Kind.STATE:
+                return Burst.of((b"DEL", *keys(some)))
+            rows = [owned(kind, row) for row in some.select(id_columns(kind)).to_pylist()]
+            return taking(self._layout, kind, rows)
+
+        return remove_unchanged(self._wire, self._fence, batch, keys=keys, look=look, deleting=deleting)
 
     def flush(self) -> None:
         """Nothing is held back here. How durable a write is when the server has answered is its persistence policy."""

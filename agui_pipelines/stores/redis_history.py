@@ -31,10 +31,17 @@ class HistoryReader:
 
     def read(self, state_ids: Iterable[list[bytes]]) -> Iterator[pa.RecordBatch]:
         """Bare batches of all records that belong to the states. Raises what `RedisWire` raises."""
+        yield from self._bodies(self._owned(state_ids))
+
+    def named(self, some: list[Owned]) -> Iterator[pa.RecordBatch]:
+        """Bare batches of some records, whether or not their states list them."""
+        yield from self._bodies(some[first : first + BATCH_KEYS] for first in range(0, len(some), BATCH_KEYS))
+
+    def _bodies(self, some: Iterable[list[Owned]]) -> Iterator[pa.RecordBatch]:
         reader: StringReader[Owned] = StringReader(
             self.wire, lambda owned: self.layout.bodies(self.kind, owned), expiries=False, max_bytes=BATCH_BYTES
         )
-        for found in reader.read(self._owned(state_ids)):
+        for found in reader.read(some):
             self._reject_unreachable(found)
             columns = self._columns(found)
             if columns["state_id"]:

@@ -151,6 +151,15 @@ def _take_some(fence: Fence, layout: Layout, kind: Kind, some: list[tuple[Owned,
     return sum(any([next(done), is_own and next(done)]) for _, is_own in some)
 
 
+def taking(layout: Layout, kind: Kind, ids: list[Owned]) -> Burst:
+    """The commands that delete versions or snapshots, whose bodies are known to be their own."""
+    burst = Burst()
+    for each in ids:
+        burst.add(b"ZREM", layout.index(kind, each[0]), each[1])
+        burst.add(b"DEL", layout.body(kind, each))
+    return burst
+
+
 def saving(layout: Layout, record: Version | Snapshot) -> Burst:
     """The commands that save one version or snapshot."""
     kind = _kind_of(record)

@@ -39,6 +39,7 @@ from agui_pipelines.phases import cutover as cutovers
 from agui_pipelines.phases import proof
 from agui_pipelines.phases import sync as syncs
 from agui_pipelines.phases.cutover import Asked, cutover
+from agui_pipelines.phases.decommission import decommission
 from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import plan
@@ -281,6 +282,7 @@ OTHERS = {
     "upgrade": upgrade,
     "schema": lambda session: Schema(session).up(),
     "sync": sync,
+    "decommission": lambda session: decommission(session, confirm=session.migration.name),
     "rehearse": lambda session: rehearse(session, plan(session), large=40),
     "cutover": lambda session: cutover(session, Asked()),
     "back": lambda session: cutover(session, Asked(back=True)),
