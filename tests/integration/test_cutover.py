@@ -22,6 +22,7 @@ from agui_pipelines.ports import Snapshot, Version
 
 STATES = 30
 OTHERS = [("file", "postgresql"), ("postgresql", "redis")]
+LONG = pytest.mark.long
 AT = "2025-07-14T09:30:10Z"
 STOPPED = Asked(source_is_stopped=True)
 BACK = Asked(back=True, source_is_stopped=True)
@@ -110,9 +111,11 @@ def quick(monkeypatch):
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [("redis", "postgresql"), *(pytest.param(*ends, marks=pytest.mark.long) for ends in OTHERS)],
+    [("redis", "postgresql"), *(pytest.param(*ends, marks=LONG) for ends in OTHERS)],
 )
-def test_there_and_back_and_there_again_with_nothing_lost(ends, hooks, ran, source, target):
+def test_there_and_back_and_there_again_with_nothing_lost(request, ends, hooks, ran, source, target):
+    if (source, target) not in OTHERS:  # the long ones are held to the expectations too
+        request.getfixturevalue("quick")
     move, old, new = ends(source, target, hooks=hooks(*ALL))
     put(old, 1, changed=True)
     put(old, STATES)
@@ -150,8 +153,10 @@ def test_there_and_back_and_there_again_with_nothing_lost(ends, hooks, ran, sour
 @pytest.mark.parametrize(
     ("failing", "expected"),
     [
-        ("stop", ["stop source", "start source"]),
-        ("switch", ["stop source", "switch target", "stop target", "switch source", "start source"]),
+        pytest.param("stop", ["stop source", "start source"], marks=LONG),
+        pytest.param(
+            "switch", ["stop source", "switch target", "stop target", "switch source", "start source"], marks=LONG
+        ),
         (
             "acceptance",
             ["stop source", "switch target", "acceptance target", "stop target", "switch source", "start source"],
@@ -203,9 +208,10 @@ def test_what_was_written_to_the_new_side_before_it_failed_is_brought_back(ends,
     assert held(old) == held(new)
 
 
-@pytest.mark.parametrize(
-    "when", ["between the two looks", "after the last sync", "after the proof", "after the switch"]
-)
+SLIPS = ["between the two looks", "after the last sync", "after the proof"]
+
+
+@pytest.mark.parametrize("when", [*(pytest.param(slip, marks=LONG) for slip in SLIPS), "after the switch"])
 def test_a_write_to_a_source_that_was_said_to_be_stopped_is_noticed(ends, quick, monkeypatch, when):
     move, old, new = ends("file", "redis")
     name = {
@@ -259,6 +265,7 @@ def test_a_window_that_a_hook_exceeds_is_undone(ends, hooks, ran, quick):
     assert not is_live(move.session().ledger)
 
 
+@LONG
 @pytest.mark.parametrize("late", ["prove", "smoke"])
 def test_a_window_that_is_over_in_the_middle_is_undone(ends, quick, monkeypatch, late):
     move, old, new = ends("file", "redis")
@@ -315,6 +322,7 @@ def test_what_does_not_hold_is_refused_before_anything_is_stopped(ends, hooks, r
     assert ran() == []
 
 
+@LONG
 def test_a_validation_that_failed_since_is_refused(ends, quick):
     move, _, new = ends("file", "redis")
     new.delete_state("003")
@@ -323,6 +331,7 @@ def test_a_validation_that_failed_since_is_refused(ends, quick):
     assert "last validated without success" in refused(move)
 
 
+@LONG
 def test_a_transform_without_an_inverse_needs_a_word_to_go_on(ends, quick):
     move, _old, _new = ends("file", "redis", transforms=[{"set_fields": {"moved": True}}])
 
@@ -335,6 +344,7 @@ def test_a_transform_without_an_inverse_needs_a_word_to_go_on(ends, quick):
         cutover(move.session(), BACK)
 
 
+@LONG
 def test_an_inverse_that_does_not_fit_the_records_is_refused(ends, quick):
     move, _, _ = ends(
         "file",
@@ -371,6 +381,7 @@ def test_a_rehearsal_leaves_nothing_and_its_times_are_the_forecast(ends, hooks, 
     assert done.window_seconds is not None
 
 
+@LONG
 def test_a_rehearsal_says_that_the_source_is_in_use(ends, quick, monkeypatch):
     move, old, _ = ends("file", "redis")
     prove = cutovers.prove
@@ -410,6 +421,7 @@ def test_what_the_migration_once_brought_and_the_source_has_no_more_fails_the_pr
     assert found.to_dict()["strays"] == ["002"]
 
 
+@LONG
 def test_a_proof_imports_nothing_and_needs_no_import_of_its_own(ends, quick):
     move, old, new = ends("file", "redis")
     put(old, 3, changed=True)
@@ -426,7 +438,7 @@ def test_a_proof_imports_nothing_and_needs_no_import_of_its_own(ends, quick):
 # A foreign source ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
+@LONG
 def test_a_foreign_redis_gets_back_what_was_written_to_files(move, legacy, config, opened, quick):
     legacy.mset({f"session:{i:02}": document(i) for i in range(STATES)})
     legacy.set("session:ttl", document(99), ex=3600)

@@ -74,15 +74,15 @@ IN_SWITCH = [
     step("go_live", 2),
     "before ledger/*-cutover-cutover-*",
 ]
-IN_SHORT = {"live 1"}
 LONG = pytest.mark.long
 
 
-def points(*some):
-    return [pytest.param(point, marks=[] if point in IN_SHORT else [LONG]) for point in some]
+def points(*some, default=""):
+    """All of them, of which the default suite has one at most."""
+    return [pytest.param(point, marks=[] if point == default else [LONG]) for point in some]
 
 
-@pytest.mark.parametrize("point", points(*BEFORE_SWITCH, *IN_SWITCH))
+@pytest.mark.parametrize("point", points(*BEFORE_SWITCH, *IN_SWITCH, default="live 1"))
 def test_a_killed_cutover_is_finished_by_the_next_one(ends, hooks, ran, quick, forker, point):  # noqa: F811
     move, old, new = ends("file", "redis", hooks=hooks(*ALL))
     put(old, 1, changed=True)
@@ -203,6 +203,7 @@ def test_a_killed_return_is_finished_and_loses_nothing(ends, hooks, quick, forke
     assert held(old) == held(new)
 
 
+@LONG
 def test_an_undo_that_a_hook_stops_is_told_and_goes_on(ends, hooks, ran, quick, tmp_path):  # noqa: F811
     some = failing_once(hooks(*ALL, failing=["switch"]), "start", tmp_path)
     move, old, new = ends("file", "redis", hooks=some)
