@@ -68,6 +68,8 @@ def test_a_store_may_be_named_by_its_configuration(command, file, store):
 
 
 def test_whoever_upgrades_to_2_1_hears_of_its_configuration(command, file, store):
+    for document in store.glob("states/*.json"):
+        document.write_text('{"version": "2.0", "data": {}}')
     (store / "VERSION").write_text("2.0.0\n")
     done = command("upgrade", file, "--to", "2.1.0", "--yes")
     assert (done.code, "agui-migrate upgrade-config" in done.out) == (0, True)
