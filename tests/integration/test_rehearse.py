@@ -67,7 +67,7 @@ def test_samples_of_two_sizes_go_through_every_phase_and_nothing_is_left(kind, m
     found = rehearsed(session)
 
     assert found.failure == ""
-    assert [r.keys for r in found.rounds] == [1, 4, 40, 4, 40]
+    assert [r.keys for r in found.rounds] == [1, 10, 40, 10, 40]
     assert all(r.records["state"] == r.keys == r.records["version"] for r in found.rounds)
     assert all(set(r.seconds) == {*TIMED, BETWEEN} - {"plan"} for r in found.rounds)
     assert scratches(session) == {}
@@ -226,7 +226,7 @@ def test_a_scanned_source_is_rehearsed_from_its_spool(migration, config, tmp_pat
     found = rehearsed(session)
 
     assert found.failure == ""
-    assert [r.records["state"] for r in found.rounds] == [1, 4, 40, 4, 40]
+    assert [r.records["state"] for r in found.rounds] == [1, 10, 40, 10, 40]
 
 
 def test_large_documents_make_samples_smaller(migration, config, opened, monkeypatch):
