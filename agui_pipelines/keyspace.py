@@ -205,6 +205,8 @@ class Span:
 
     range: KeyRange
     catalogue: pq.ParquetFile
+    sparse: bool = False
+    """Whether much may lie between the bounds that is not wanted: who reads by bounds may read by the keys instead."""
 
     @property
     def lower(self) -> bytes | None:
@@ -260,7 +262,9 @@ def single_spans(keys: Iterable[bytes]) -> list[Span]:
     """A span for each of a few keys, so that nothing which lies between them is read."""
     ordered = sorted(set(keys))
     catalogue = _catalogue_of(ordered)
-    return [Span(KeyRange(str(row), key, after(key), row, 1, 1), catalogue) for row, key in enumerate(ordered)]
+    return [
+        Span(KeyRange(str(row), key, after(key), row, 1, 1), catalogue, sparse=True) for row, key in enumerate(ordered)
+    ]
 
 
 def _catalogue_of(ordered: Sequence[bytes]) -> pq.ParquetFile:

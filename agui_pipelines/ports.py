@@ -289,6 +289,26 @@ class Clocked(Protocol):
 
 
 @runtime_checkable
+class Watermarked(Protocol):
+    """A reader of a place that numbers its transactions, and knows which of them wrote a record last."""
+
+    def horizon(self) -> int | None:
+        """A number so that every transaction before it has ended by now, and what it wrote can be read; None if there is none.
+
+        It only grows, however long the place lives: where it is lower than it was, the place was put back to an earlier state.
+        Connects.
+        """
+        ...
+
+    def written_since(self, horizon: int) -> Iterator[pa.RecordBatch]:
+        """The keys (batches of `keyspace.CATALOGUE`) of all records that transactions from `horizon` on have written.
+
+        Possibly with repetitions, and with others.
+        """
+        ...
+
+
+@runtime_checkable
 class Settling(Protocol):
     """A store in which a record may lie where its format no longer puts it, or without saying whose it is."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,14 +35,15 @@ from agui_pipelines.keyspace import (
     write_catalogue,
 )
 from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.belonging import Belonging
 from agui_pipelines.phases.comparison import Comparison, compared
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
 from agui_pipelines.phases.marks import marks_of, put_marks_back
-from agui_pipelines.phases.observation import Belonging, Unreadable, Within
+from agui_pipelines.phases.observation import Unreadable, Within
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import End, Session
-from agui_pipelines.phases.standing import BACKUP, BACKUP_DELETED, RESTORE, RESTORE_BEGUN, Standing, standing
+from agui_pipelines.phases.standing import BACKUP, BACKUP_DELETED, RESTORE, RESTORE_BEGUN, ROUND, Standing, standing
 from agui_pipelines.ports import BATCH_BYTES, Consistent, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import SCHEMAS, Digester, Kind, Reject, gathered, id_columns
@@ -110,8 +111,12 @@ def create(session: Session, of: End = "target") -> Backup:
         return _create(session, of, "", store.keys(), ())
 
 
-def ensure(session: Session, plan: Plan, staged: Iterable[SnapshotReader]) -> Backup | None:
+def ensure(
+    session: Session, plan: Plan, staged: Iterable[SnapshotReader], others: Iterable[Sequence[bytes]] = ()
+) -> Backup | None:
     """Back up what the target holds under the ids of staged snapshots, but for those that a backup of the plan has already.
+
+    `others`: further ids, in lists, for the first backup of a plan that also removes something.
 
     To be called before the first of them is written: what a range that was staged anew has written before is not what was
     there. Raises `BackupError` if something under those ids cannot be read.
@@ -128,6 +133,8 @@ def ensure(session: Session, plan: Plan, staged: Iterable[SnapshotReader]) -> Ba
                 for batch in snapshot.batches(kind, ["state_id"]):
                     columns = [batch.column(0).cast(pa.binary()), pa.repeat(1, batch.num_rows)]
                     yield pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
+        for some in () if before else others:
+            yield pa.RecordBatch.from_arrays([pa.array(some, pa.binary()), pa.repeat(1, len(some))], schema=CATALOGUE)
         for backup in before:
             with session.workspace.reading(backup.catalogue) as file:
                 for batch in pq.ParquetFile(file).iter_batches(columns=["key"]):
@@ -245,9 +252,18 @@ def _remove(session: Session, backup: Backup) -> None:
 
 
 def prune(session: Session, keep: int) -> list[Backup]:
-    """Delete all but the newest `keep` backups of each end, and those that may be needed; which were."""
+    """Delete all but the newest `keep` backups of each end, and those that may be needed; which were.
+
+    Those of a sync's rounds count by themselves: many rounds are not to push out what was there before the migration.
+    """
     existing = backups(session)
-    old = [b for of in ("source", "target") for b in [b for b in existing if b.of == of][: -keep or None]]
+    rounds = {entry.plan_id for entry in session.ledger.entries(phase=ROUND)}
+    lists = [
+        [b for b in existing if b.of == of and (b.plan_id in rounds) is of_rounds]
+        for of in ("source", "target")
+        for of_rounds in (False, True)
+    ]
+    old = [b for some in lists for b in some[: -keep or None]]
     now = standing(session.ledger)
     gone = [backup for backup in old if not _is_needed(now, backup)]
     for backup in gone:
@@ -307,7 +323,7 @@ def _sealed(
         with session.workspace.reading(name) as file, _opened(session, of) as store:
             if view is not None and isinstance(store, Consistent):
                 store.join_view(view)
-            span = Span(key_range, pq.ParquetFile(file))
+            span = Span(key_range, pq.ParquetFile(file), sparse=bool(covers))
             # All keys between the bounds are wanted of a whole store, so they need not be held to tell others from them.
             keys = span.key_set() if covers else None
             manifest = _read(session, store, span, keys, backup_id, meter, digester)

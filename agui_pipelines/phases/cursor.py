@@ -11,14 +11,21 @@ together, by the sum of a digest of each, so that an id with a long history take
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from agui_pipelines.digests import WIDTH
+from agui_pipelines.keyspace import KeyRange, sorted_on_disk
+from agui_pipelines.ledger import Entry, Ledger
+from agui_pipelines.phases.seen import History, is_unusable, raw_of
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.standing import RESTORE_BEGUN
+from agui_pipelines.records import ORIGIN, Kind, id_columns
+from agui_pipelines.staging import SnapshotReader
+from agui_pipelines.staging.workspace import new_id
 
 CURSOR: Final = "cursor"
 """Phase of the ledger entries that name cursors."""
@@ -26,13 +33,13 @@ CURSOR: Final = "cursor"
 SOURCE_ROW: Final = pa.schema(
     [
         pa.field("source_id", pa.binary(), nullable=False),
-        pa.field("state", pa.binary(WIDTH)),
+        pa.field("state", pa.binary()),
         pa.field("expires_at", pa.int64()),
-        pa.field("history", pa.binary(WIDTH)),
+        pa.field("history", pa.binary()),
     ]
 )
-"""`state` is null where there are only versions or snapshots, `history` where there are none; `expires_at` in milliseconds
-since the epoch."""
+"""`state` and `history` are digests of 16 bytes, null where there is no state, or nothing but it; `expires_at` in
+milliseconds since the epoch."""
 
 TARGET_ROW: Final = pa.schema(
     [
@@ -40,11 +47,30 @@ TARGET_ROW: Final = pa.schema(
         pa.field("kind", pa.string(), nullable=False),
         pa.field("target_id", pa.string(), nullable=False),
         pa.field("other", pa.string(), nullable=False),
-        pa.field("canonical", pa.binary(WIDTH), nullable=False),
+        pa.field("canonical", pa.binary(), nullable=False),
         pa.field("expires_at", pa.int64()),
     ]
 )
 """`other` is the id of a version or snapshot, empty for a state; `canonical` as in `records.DIGEST_FIELDS`."""
+
+_ROWS: Final = 50_000
+_OLD, _TOUCHED, _NEW, _ORIGIN = range(4)
+"""What a row is that goes into the making of a cursor."""
+
+_UNTOUCHED: Final = (
+    f"SELECT * EXCLUDE part FROM rows r WHERE part = {_NEW} OR part = {_OLD} "  # noqa: S608 - made of constants
+    f"AND NOT EXISTS (SELECT 1 FROM rows t WHERE t.part = {_TOUCHED} AND t.source_id = r.source_id)"
+)
+_SOURCES: Final = (
+    "SELECT source_id, any_value(state) AS state, any_value(expires_at) AS expires_at, any_value(history) AS history "
+    f"FROM ({_UNTOUCHED}) GROUP BY source_id ORDER BY source_id"
+)
+_TARGETS: Final = (
+    f"WITH origins AS (SELECT DISTINCT target_id, source_id FROM rows WHERE part = {_ORIGIN}) "  # noqa: S608 - likewise
+    "SELECT coalesce(o.source_id, r.source_id) AS source_id, r.* EXCLUDE source_id "
+    f"FROM ({_UNTOUCHED}) r LEFT JOIN origins o ON r.source_id = ''::BLOB AND o.target_id = r.target_id "
+    "ORDER BY 1, kind, target_id, other"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +82,12 @@ class Cursor:
     """The plan whose validated import the first cursor was made from; of a seeded one, the plan that read both ends."""
     round_id: str
     """The round (a plan of the purpose ``sync``) that made it; empty for a first one."""
+    fingerprint: str
+    """Of the migration file; see `Migration.fingerprint`."""
     source: str
     """The source, as it describes itself."""
     server: str
-    """`ports.Place.server` of the source."""
+    """`ports.Place.server` of the source; empty for a first one that was made of an import."""
     stamped_at: str
     """The moment that documents name as that of their migration, where the source stamps them (see `ports.Stamping`)."""
     ids: int
@@ -75,22 +103,189 @@ class Cursor:
     created_at: str = ""
 
     @property
-    def sources_file(self) -> str:
-        return f"cursors/{self.cursor_id}/source.parquet"
+    def folder(self) -> str:
+        return f"cursors/{self.cursor_id}"
 
-    @property
-    def targets_file(self) -> str:
-        return f"cursors/{self.cursor_id}/target.parquet"
-
-    def sources(self, session: Session) -> Iterator[pa.RecordBatch]:
-        """Batches of `SOURCE_ROW`, in order of the ids' bytes."""
-        raise NotImplementedError
+    def sources(self, session: Session, within: KeyRange | None = None) -> Iterator[pa.RecordBatch]:
+        """Batches of `SOURCE_ROW`, in order of the ids' bytes; of those within a range, and maybe some more."""
+        return _read(session, f"{self.folder}/source.parquet", within)
 
     def targets(self, session: Session) -> Iterator[pa.RecordBatch]:
         """Batches of `TARGET_ROW`, in order of the source ids' bytes: all that the target holds of this migration."""
-        raise NotImplementedError
+        return _read(session, f"{self.folder}/target.parquet", None)
 
 
 def current_cursor(session: Session) -> Cursor | None:
     """What the target stands for now; None if it was never synced, or what it stood for was taken back."""
-    raise NotImplementedError
+    known = cursors(session.ledger)
+    return known[-1] if known else None
+
+
+def cursors(ledger: Ledger) -> list[Cursor]:
+    """The cursors that still stand, oldest first: taking back what a round wrote also takes back its cursor and later ones."""
+    found: list[Cursor] = []
+    for entry in ledger.entries():
+        if entry.phase == CURSOR:
+            found.append(Cursor(**{**entry.outputs, "created_at": entry.at}))
+        elif entry.phase == RESTORE_BEGUN:
+            taken_back = entry.plan_id
+            at = next((i for i, each in enumerate(found) if taken_back in ("", each.round_id, each.base_plan)), None)
+            found = found if at is None else found[:at]
+    return found
+
+
+def record(session: Session, cursor: Cursor) -> Cursor:
+    """Make a cursor, whose files are written, the current one."""
+    entry = session.ledger.record(Entry(CURSOR, cursor.round_id or cursor.base_plan, outputs=asdict(cursor)))
+    return Cursor(**{**entry.outputs, "created_at": entry.at})
+
+
+def remove_old(session: Session) -> None:
+    """Remove the files of cursors that are not needed: all but as many as there may be rounds to take back, and one more."""
+    known = [cursor.cursor_id for cursor in cursors(session.ledger)]
+    kept = set(list(dict.fromkeys(known))[-session.migration.backup.keep - 1 :])
+    for name in session.workspace.names("cursors"):
+        if name not in kept:
+            session.workspace.remove_folder(f"cursors/{name}")
+
+
+def write(
+    session: Session,
+    before: Cursor | None,
+    touched: Iterable[pa.RecordBatch],
+    exported: Iterable[SnapshotReader],
+    staged: Iterable[SnapshotReader],
+    kept: Iterable[pa.RecordBatch] = (),
+) -> tuple[str, int, int]:
+    """Write the files of a new cursor: what was read and staged, in the place of what `before` has for the ids `touched`.
+
+    `touched`: batches whose first column is ids of the source, as bytes. `kept`: batches of `TARGET_ROW` that are to stay all
+    the same. Returns the new cursor's id, how many ids of the source it has and how many records. Sorts on disk.
+    """
+    cursor_id = new_id("cursor")
+    gone = list(touched) if before is not None else []
+    sources = _written(
+        session,
+        f"cursors/{cursor_id}/source.parquet",
+        SOURCE_ROW,
+        _SOURCES,
+        {
+            _OLD: before.sources(session) if before is not None else (),
+            _TOUCHED: gone,
+            _NEW: (batch for snapshot in exported for batch in source_rows(snapshot)),
+        },
+    )
+    snapshots = list(staged)
+    targets = _written(
+        session,
+        f"cursors/{cursor_id}/target.parquet",
+        TARGET_ROW,
+        _TARGETS,
+        {
+            _OLD: before.targets(session) if before is not None else (),
+            _TOUCHED: gone,
+            _NEW: _chained((batch for s in snapshots for batch in target_rows(s)), kept),
+            _ORIGIN: (batch for s in snapshots if s.manifest.origins_segment is not None for batch in s.origins()),
+        },
+    )
+    return cursor_id, sources, targets
+
+
+def source_rows(exported: SnapshotReader) -> Iterator[pa.RecordBatch]:
+    """What was exported, as batches of `SOURCE_ROW`, of which several may be of one id."""
+    history = History()
+    for batch in exported.batches(Kind.STATE, ["state_id", "raw_digest", "expires_at"]):
+        columns = [batch.column("state_id"), batch.column("raw_digest"), batch.column("expires_at")]
+        yield _row(SOURCE_ROW, dict(zip(SOURCE_ROW.names, columns, strict=False)), batch.num_rows)
+    for kind in (Kind.VERSION, Kind.SNAPSHOT):
+        for batch in exported.batches(kind, History.columns(kind)):
+            history.add(kind, batch, batch.column("raw_digest").to_pylist())
+    unusable: dict[bytes, bytes] = {}
+    for reject in exported.rejects():
+        if reject.kind is Kind.STATE and is_unusable(reject):
+            unusable[reject.id] = raw_of(reject)
+        else:
+            history.reject(reject)
+    sums = history.digests()
+    yield _row(SOURCE_ROW, {"source_id": list(sums), "history": list(sums.values())}, len(sums))
+    yield _row(SOURCE_ROW, {"source_id": list(unusable), "state": list(unusable.values())}, len(unusable))
+
+
+def target_rows(staged: SnapshotReader) -> Iterator[pa.RecordBatch]:
+    """What was staged, as batches of `TARGET_ROW`; the source's id is empty where it has to be looked up in the origins."""
+    renamed = staged.manifest.origins_segment is not None
+    for kind in Kind:
+        columns = [*id_columns(kind), "canonical", *(["expires_at"] if kind is Kind.STATE else [])]
+        for batch in staged.batches(kind, columns):
+            rows = batch.num_rows
+            values = {
+                "source_id": pa.repeat(pa.scalar(b""), rows) if renamed else batch.column("state_id"),
+                "kind": pa.repeat(pa.scalar(str(kind)), rows),
+                "target_id": batch.column("state_id"),
+                "other": pa.repeat(pa.scalar(""), rows) if kind is Kind.STATE else batch.column(id_columns(kind)[1]),
+                "canonical": batch.column("canonical"),
+            }
+            if kind is Kind.STATE:
+                values["expires_at"] = batch.column("expires_at")
+            yield _row(TARGET_ROW, values, rows)
+
+
+def _row(schema: pa.Schema, values: dict[str, object], rows: int) -> pa.RecordBatch:
+    """A batch of some columns, all others null."""
+    columns = []
+    for field in schema:
+        found = values.get(field.name)
+        if found is None:
+            columns.append(pa.nulls(rows, field.type))
+        else:
+            columns.append(pa.array(found, field.type) if isinstance(found, list) else found.cast(field.type))  # type: ignore[attr-defined]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _written(
+    session: Session, name: str, schema: pa.Schema, query: str, parts: dict[int, Iterable[pa.RecordBatch]]
+) -> int:
+    marked = pa.schema([pa.field("part", pa.int8()), *(field.with_nullable(True) for field in schema)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part, some in parts.items():
+            for batch in some:
+                yield _marked(marked, part, batch)
+
+    rows = 0
+    with session.workspace.writing(name) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for batch in sorted_on_disk(batches(), marked, query):
+            writer.write_batch(batch.select(schema.names).cast(schema), row_group_size=_ROWS)
+            rows += batch.num_rows
+    return rows
+
+
+def _marked(schema: pa.Schema, part: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+    if part == _TOUCHED:
+        values = {"source_id": batch.column(0)}
+    elif part == _ORIGIN:
+        values = {"source_id": batch.column(ORIGIN.names[1]), "target_id": batch.column(ORIGIN.names[0])}
+    else:
+        values = {field.name: batch.column(field.name) for field in batch.schema}
+    return _row(schema, {**values, "part": pa.repeat(pa.scalar(part, pa.int8()), batch.num_rows)}, batch.num_rows)
+
+
+def _chained(*some: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for each in some:
+        yield from each
+
+
+def _read(session: Session, name: str, within: KeyRange | None) -> Iterator[pa.RecordBatch]:
+    with session.workspace.reading(name) as file:
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            if within is None or _may_hold(parquet, group, within):
+                yield from parquet.read_row_group(group).to_batches()
+
+
+def _may_hold(parquet: pq.ParquetFile, group: int, within: KeyRange) -> bool:
+    statistics = parquet.metadata.row_group(group).column(0).statistics
+    if statistics is None or not statistics.has_min_max:
+        return True
+    below = within.upper is not None and statistics.min >= within.upper
+    return not below and (within.lower is None or statistics.max >= within.lower)

@@ -13,8 +13,10 @@ import pyarrow as pa
 from agui_pipelines import losses
 from agui_pipelines.canonical import UNUSABLE, Trait
 from agui_pipelines.digests import digest_values
+from agui_pipelines.keyspace import held_by
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases import in_place
+from agui_pipelines.phases.belonging import Belonging
 from agui_pipelines.phases.listed import Listed
 from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.retry import retried
@@ -86,7 +88,8 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
     """
     plan.verify(session.workspace)
     meter = session.meter(PHASE, total=sum(plan.range(name).keys for name in ranges))
-    with session.digester(meter.total) as digester, session.source_at_once(plan.listing_id, plan.created_at) as opened:
+    stamped_at = plan.stamped_at or plan.created_at
+    with session.digester(meter.total) as digester, session.source_at_once(plan.listing_id, stamped_at) as opened:
         is_rewritten = in_place.is_rewritten(session, plan.plan_id)
 
         def work(name: str) -> Manifest:
@@ -171,23 +174,29 @@ def _export_range(
         meter.provisional() as count,
     ):
         listed = Listed(span) if isinstance(source, Store) else None
+        held = span.key_set() if plan.lists_some else None
 
-        def reject(found: Reject) -> None:
+        def keep(found: Reject) -> None:
             writer.reject(found)
             if listed is not None:
                 listed.meet_reject(found)
 
+        belonging = None if held is None else Belonging([span], held, keep)
+        reject = belonging or keep
         states = 0
         for kind in source.kinds:
             with Behind(partial(writer.write, kind)) as sink:
-                for batch in ahead(gathered(source.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
+                for read in ahead(gathered(source.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
                     session.require_going()
+                    batch = read if held is None else held_by(held, read)
                     if listed is not None:
                         listed.meet(batch)
                     for usable in digested_or_rejected(kind, batch, reject, source, digester):
                         sink.put(usable)
                         states += usable.num_rows if kind is Kind.STATE else 0
                     count(batch.num_rows, batch.nbytes)
+        if belonging is not None:
+            belonging.settle()
         if listed is not None:
             return writer.seal(vanished=listed.vanished)
         # Where every key is a state, what is neither a state nor a reject was gone when it was read.

@@ -8,7 +8,7 @@ killed does one batch of each range that was worked on again, at most.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -125,8 +125,12 @@ def _import(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     return ImportReport(plan.plan_id, tuple(reports[name] for name in ranges), progress.seconds)
 
 
-def back_up(session: Session, plan: Plan, ranges: Sequence[str]) -> list[Backup]:
+def back_up(
+    session: Session, plan: Plan, ranges: Sequence[str], others: Iterable[Sequence[bytes]] = ()
+) -> list[Backup]:
     """Back up what an import of the named key ranges is going to replace; all backups of the plan.
+
+    `others`: as for `backup.ensure`.
 
     Raises what an import raises before anything is written.
     """
@@ -134,7 +138,7 @@ def back_up(session: Session, plan: Plan, ranges: Sequence[str]) -> list[Backup]
     _require_importable_once(session, plan)
     require_expected(session, plan)
     if session.migration.backup.before_import:
-        ensure(session, plan, snapshots)
+        ensure(session, plan, snapshots, others)
     return of_plan(session, plan.plan_id)
 
 

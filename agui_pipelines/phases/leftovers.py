@@ -10,6 +10,7 @@ from typing import Final
 from agui_pipelines.phases.backup import backups
 from agui_pipelines.phases.plan import is_open, listing_id
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.standing import ROUND
 
 _GRACE: Final = timedelta(days=1)
 """What is younger may belong to a run that is going on and has not recorded it yet."""
@@ -56,7 +57,7 @@ def _known(session: Session) -> Iterator[str]:
     for entry in session.ledger.entries():
         if entry.phase in ("export", "transform"):
             yield entry.outputs["snapshot_id"]
-        elif entry.phase == "plan":
+        elif entry.phase in ("plan", ROUND):
             yield listing_id(entry)
     for backup in backups(session):
         yield backup.backup_id

@@ -5,18 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agui_pipelines.keyspace import KeyRange, Span, held_by, listed, owned_by, owners, single_spans
+from agui_pipelines.keyspace import KeyRange, Span, held_by, single_spans
+from agui_pipelines.phases.belonging import UNLISTED, Belonging
 from agui_pipelines.phases.export import GATHER_BYTES, GATHER_ROWS, digested_or_rejected
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
-from agui_pipelines.ports import OnReject, Reader, Store
+from agui_pipelines.ports import Reader, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import Kind, Reject, gathered
 from agui_pipelines.staging.flow import ahead
@@ -26,11 +27,8 @@ LIST_LIMIT: Final = 1000
 
 _TOGETHER: Final = 100
 """Single ids that are read on one connection."""
-_LOOKED_UP: Final = 1000
-"""Names that are looked up in a catalogue at a time."""
 _HELD_NAMES: Final = 100_000
-_UNLISTED: Final = "unlisted"
-_UNPAIRED: Final = ("missing_body", _UNLISTED)
+_UNPAIRED: Final = ("missing_body", UNLISTED)
 
 OpenedStore = Callable[[], AbstractContextManager[Store]]
 OpenedReader = Callable[[], AbstractContextManager[Reader]]
@@ -72,38 +70,6 @@ def spans_of_ids(ids: Sequence[bytes]) -> list[Spans]:
         yield single_spans(some)
 
     return [partial(opened, ids[first : first + _TOGETHER]) for first in range(0, len(ids), _TOGETHER)]
-
-
-@dataclass(slots=True)
-class Belonging:
-    """Passes on what a reader rejects of some spans, if it belongs to their keys; to `held`, if those are known already.
-
-    Bodies that no sorted set names are told with the span that has no lower bound, whichever it is whose they are: those
-    are looked up in the catalogue, many at a time, the last of them by `settle`.
-    """
-
-    spans: Sequence[Span]
-    held: frozenset[bytes]
-    take: OnReject
-    _elsewhere: list[Reject] = field(default_factory=list)
-
-    def __call__(self, reject: Reject) -> None:
-        if owned_by(self.held, reject.id):
-            self.take(reject)
-        elif reject.reason == _UNLISTED:
-            self._elsewhere.append(replace(reject, raw=None))
-            if len(self._elsewhere) == _LOOKED_UP:
-                self.settle()
-
-    def settle(self) -> None:
-        first = next((span for span in self.spans if span.lower is None), None)
-        waiting, self._elsewhere = self._elsewhere, []
-        if first is None or not waiting:
-            return
-        known = listed(first.catalogue, (owner for reject in waiting for owner in owners(reject.id)))
-        for reject in waiting:
-            if owned_by(known, reject.id):
-                self.take(reject)
 
 
 def observe(

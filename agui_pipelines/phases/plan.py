@@ -37,9 +37,9 @@ from agui_pipelines.state_manager import StateManager
 from agui_pipelines.transforms import chain
 
 PHASE: Final = "plan"
-_CLOSING: Final = ("validate", "preview")
+_CLOSING: Final = ("validate", "preview", "sync")
 
-Purpose = Literal["migrate", "dry_run"]
+Purpose = Literal["migrate", "dry_run", "sync"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class Plan:
     """Which listing of the source's keys this is; empty for the first one of the plan."""
     created_at: str = ""
     """When this listing was made, RFC 3339."""
+    stamped_at: str = ""
+    """What the source's documents name as the moment of their migration, where they name one; empty for `created_at`."""
     resumed: bool = False
     """Whether this listing was made by an earlier run, so that what has been done under it is not done again."""
 
@@ -77,6 +79,11 @@ class Plan:
     @property
     def catalogue(self) -> str:
         return f"catalogues/{self.listing_id}.parquet"
+
+    @property
+    def lists_some(self) -> bool:
+        """Whether its catalogue lists some of the source's keys only, and nothing else is to be read."""
+        return self.purpose == "sync"
 
     def range(self, name: str) -> KeyRange:
         """Raises `RefusedError` if the plan has no such range."""
@@ -101,7 +108,7 @@ class Plan:
     def span(self, workspace: Workspace, name: str) -> Iterator[Span]:
         """One range with its keys. Use it in one thread."""
         with workspace.reading(self.catalogue) as file:
-            yield Span(self.range(name), pq.ParquetFile(file))
+            yield Span(self.range(name), pq.ParquetFile(file), sparse=self.lists_some)
 
 
 def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False) -> Plan:
@@ -143,11 +150,11 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False)
             context_id=context_id,
             keys=keys,
             ranges=tuple(ranges),
-            route=_route(session, target),
+            route=route_of(session, target),
             catalogue_checksum=session.workspace.checksum(f"catalogues/{listing or plan_id}.parquet"),
             listing=listing,
         )
-    recorded = _from_entry(session.ledger.record(Entry(PHASE, plan_id, outputs=_outputs(made))))
+    recorded = plan_of(session.ledger.record(Entry(PHASE, plan_id, outputs=outputs_of(made))))
     _remove_old_spools(session)
     return recorded
 
@@ -180,7 +187,7 @@ def current(session: Session, purpose: Purpose = "migrate") -> Plan:
             why="Key ranges exist only once the source's keys have been listed.",
             remedy="Run the migration, or materialize 'migration_plan' first.",
         )
-    newest = _from_entry(entry)
+    newest = plan_of(entry)
     with session.source() as source, session.target() as target:  # neither connects to be described
         unchanged = newest.fingerprint == session.migration.fingerprint and _of_these(newest, source, target)
     if not unchanged:
@@ -231,7 +238,7 @@ def _resumable(session: Session, purpose: Purpose) -> Plan | None:
     entry = _newest(session, purpose)
     if entry is None or not is_open(session.ledger, entry.plan_id):
         return None
-    found = _from_entry(entry, resumed=True)
+    found = plan_of(entry, resumed=True)
     same = (
         found.fingerprint == session.migration.fingerprint
         and len(found.ranges) == session.migration.ranges
@@ -283,7 +290,8 @@ def listing_id(entry: Entry) -> str:
     return str(entry.outputs.get("listing") or entry.plan_id)
 
 
-def _route(session: Session, target: Store) -> dict[str, str]:
+def route_of(session: Session, target: Store) -> dict[str, str]:
+    """What becomes of each property that a record may have; see `Plan.route`."""
     verdicts = losses.route(target.losses, session.migration.carried)
     return verdicts | ({"history": "lost"} if session.migration.history_limit else {})
 
@@ -320,10 +328,12 @@ def require_other_place(session: Session, source: Reader, target: Store) -> None
         )
 
 
-def _outputs(made: Plan) -> dict[str, Any]:
+def outputs_of(made: Plan) -> dict[str, Any]:
+    """A plan as the ledger has it."""
     return asdict(made) | {"ranges": ranges_as_text(made.ranges)}
 
 
-def _from_entry(entry: Entry, *, resumed: bool = False) -> Plan:
+def plan_of(entry: Entry, *, resumed: bool = False) -> Plan:
+    """The inverse of `outputs_of`."""
     values = entry.outputs | {"ranges": ranges_of_text(entry.outputs["ranges"])}
     return Plan(**{**values, "created_at": entry.at, "resumed": resumed})

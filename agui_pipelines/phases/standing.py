@@ -17,8 +17,14 @@ RESTORE_BEGUN: Final = "restore_begun"
 """Recorded before a restore writes to the target."""
 RESTORE: Final = "restore"
 VALIDATE: Final = "validate"
+SYNC: Final = "sync"
+"""Closes a round of a sync, which proves by itself what it has written."""
+SYNC_FAILED: Final = "sync_failed"
+"""Recorded when the target was not what a round had written."""
+ROUND: Final = "round"
+"""Names a round of a sync: its plan."""
 
-VOIDING: Final = (RESTORE_BEGUN, LOCK_LOST)
+VOIDING: Final = (RESTORE_BEGUN, LOCK_LOST, SYNC_FAILED)
 """After one of these, what was imported before is no longer there for sure."""
 
 
@@ -31,7 +37,7 @@ class Standing:
     unfinished: frozenset[str]
     """Backups of which a restore has begun, and has not ended."""
     proven: frozenset[str]
-    """Plans whose last import was validated, and has not been taken back since."""
+    """Plans, and rounds of a sync, whose last import was validated, and has not been taken back since."""
     lock_lost: frozenset[str]
     """Plans during whose import the lock was lost, and that were not taken back since."""
     begun: Entry | None
@@ -58,7 +64,7 @@ def standing(ledger: Ledger) -> Standing:
             begun = entry
             written.add(entry.plan_id)
             proven.discard(entry.plan_id)
-        elif entry.phase == VALIDATE:
+        elif entry.phase == VALIDATE or (entry.phase == SYNC and entry.plan_id):
             proven.discard(entry.plan_id)
             if entry.outputs["passed"]:
                 proven.add(entry.plan_id)

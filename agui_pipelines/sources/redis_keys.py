@@ -73,6 +73,12 @@ class RedisKeysSource:
     def now(self) -> int:
         return (self._cluster or self._wire).now()
 
+    @property
+    def exact_expiries(self) -> bool:
+        """Whether each look at a key tells the same expiry, to the millisecond. Connects."""
+        wires = self._cluster.primaries() if self._cluster else [self._wire]
+        return all(wire.expiry_command == b"PEXPIRETIME" for wire in wires)
+
     def keys(self) -> Iterator[pa.RecordBatch]:
         for page in (self._cluster or self._wire).scan(self._pattern):
             if page:

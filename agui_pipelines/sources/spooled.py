@@ -91,7 +91,7 @@ class Spooled:
         for batch in spool.read(kind, span.range):
             states += batch.num_rows
             yield batch
-        if self.kinds == (kind,) and states != len(span):
+        if not span.sparse and self.kinds == (kind,) and states != len(span):
             raise StagingError(
                 f"The spool of the plan '{self._id}' holds {states:,} states in the key range {span.range.name}; "
                 f"its catalogue lists {len(span):,}.",

@@ -33,6 +33,7 @@ from agui_pipelines.spec.section import FLAT_DIALECT, Duration, Section, unknown
 from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
 from agui_pipelines.spec.strategy import Strategy
+from agui_pipelines.spec.sync import SyncOptions
 from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, resolved, struck
 
 DEFAULT_FILE: Final = "migration.yaml"
@@ -43,7 +44,7 @@ Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds",
 _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
-        *("expectations", "requirements", "assessment", "strategy"),
+        *("expectations", "requirements", "assessment", "strategy", "sync"),
     }
 )
 """Keys that may change without what was done so far becoming wrong."""
@@ -167,6 +168,7 @@ class Migration(Section):
     hooks: Hooks = Hooks()
     in_place: bool = False
     """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
+    sync: SyncOptions = SyncOptions()
     strategy: Strategy | None = None
     """What is asked for; a plan recommends one by itself."""
     workspace: str = Field(DEFAULT_WORKSPACE, repr=False)

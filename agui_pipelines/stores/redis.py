@@ -105,6 +105,11 @@ class RedisStore:
     def now(self) -> int:
         return self._wire.now()
 
+    @property
+    def exact_expiries(self) -> bool:
+        """Whether each look at a key tells the same expiry, to the millisecond. Connects."""
+        return self._wire.expiry_command == b"PEXPIRETIME"
+
     def keys(self) -> Iterator[pa.RecordBatch]:
         families = self._layout.families
         for page in self._wire.scan(glob_escaped(self._layout.prefix) + b"*"):

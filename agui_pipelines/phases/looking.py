@@ -1,0 +1,287 @@
+"""Looking at a source as it is now, and telling what is not as a cursor has it. Nothing is parsed, staged or written.
+
+A document that has not changed is known by the digest of its bytes, so that looking costs little more than reading. Each key
+range is compared by itself: what is held in memory is the ids of one range for each worker, and no documents.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from xxhash import xxh3_128_digest, xxh3_128_intdigest
+
+from agui_pipelines.digests import WIDTH, documents_in
+from agui_pipelines.keyspace import CATALOGUE, MAX_RANGES, KeyRange, Span, cut, write_catalogue
+from agui_pipelines.phases.comparison import EXPIRY_MILLISECONDS
+from agui_pipelines.phases.cursor import Cursor
+from agui_pipelines.phases.observation import LIST_LIMIT, Names
+from agui_pipelines.phases.retry import retried
+from agui_pipelines.phases.seen import History
+from agui_pipelines.phases.session import Session
+from agui_pipelines.ports import Reader
+from agui_pipelines.progress import Meter
+from agui_pipelines.records import Kind, gathered
+from agui_pipelines.staging.flow import ahead
+
+RANGE_KEYS: Final = 25_000
+"""Ids of a key range, about: what a worker holds of them takes some ten megabytes."""
+
+_GATHER_ROWS: Final = 2_000
+_GATHER_BYTES: Final = 4 * 1024 * 1024
+_MODULUS: Final = 1 << (8 * WIDTH)
+
+Opened = Callable[[], AbstractContextManager[Reader]]
+
+
+@dataclass(slots=True)
+class Ids:
+    """Ids of one finding, collected by several threads: on disk, and of the first the names."""
+
+    file: Path
+    count: int = 0
+    _names: list[bytes] = field(default_factory=list)
+    _writer: pq.ParquetWriter | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, ids: Iterable[bytes]) -> None:
+        found = list(ids)
+        if not found:
+            return
+        with self._lock:
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self.file, CATALOGUE, compression="zstd")
+            self._writer.write_batch(
+                pa.RecordBatch.from_arrays([pa.array(found, pa.binary()), pa.repeat(1, len(found))], schema=CATALOGUE)
+            )
+            self.count += len(found)
+            self._names = sorted([*self._names, *found])[:LIST_LIMIT]
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Batches of `keyspace.CATALOGUE`, once it is closed."""
+        if self.count:
+            yield from pq.ParquetFile(self.file).iter_batches()
+
+    @property
+    def names(self) -> Names:
+        return Names(tuple(id_.decode("utf-8", "backslashreplace") for id_ in self._names), self.count)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a look at a source found. Its files are gone when the block that made it ends."""
+
+    changed: Ids
+    gone: Ids
+    """Known to the cursor and no longer there, whether or not their time was over."""
+    expired: int = 0
+    """Of these, how many are rightly gone."""
+    checked: int = 0
+    """Ids that are there."""
+    seen: int = 0
+    """The sum of what tells each id with all that is under it from others."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, *, expired: int = 0, checked: int = 0, seen: int = 0) -> None:
+        with self._lock:
+            self.expired += expired
+            self.checked += checked
+            self.seen = (self.seen + seen) % _MODULUS
+
+
+@contextmanager
+def findings() -> Iterator[Findings]:
+    """Findings, with a folder of their own."""
+    with tempfile.TemporaryDirectory(prefix="agui-look-") as folder:
+        found = Findings(Ids(Path(folder) / "changed.parquet"), Ids(Path(folder) / "gone.parquet"))
+        try:
+            yield found
+        finally:
+            found.changed.close()
+            found.gone.close()
+
+
+def look_at_all(
+    session: Session,
+    opened: Opened,
+    meter: Meter,
+    found: Findings,
+    *,
+    cursor: Cursor | None = None,
+    now: int | None = None,
+    lasting_until: int | None = None,
+) -> None:
+    """Look at everything that a source holds, from several threads, and compare it with a cursor if there is one.
+
+    `now`: the time by the source's clock, by which what is gone may have expired. `lasting_until`: see
+    `changes.fingerprint_of_source`; only if there is no cursor.
+    """
+    with tempfile.TemporaryDirectory(prefix="agui-keys-") as folder:
+        catalogue = Path(folder) / "keys.parquet"
+        listed = partial(_listed, opened, catalogue)
+        keys = retried(session, meter, listed)
+        ranges = max(session.migration.ranges, min(MAX_RANGES, keys // RANGE_KEYS + 1))
+        with catalogue.open("rb") as file:
+            cuts = cut(file, ranges)
+        look = partial(_look, session, opened, catalogue, meter, found, cursor, now, lasting_until)
+        session.in_parallel(lambda each: retried(session, meter, partial(look, each)), cuts)
+    found.changed.close()
+    found.gone.close()
+
+
+def _listed(opened: Opened, catalogue: Path) -> int:
+    with opened() as source, catalogue.open("wb") as file:
+        write_catalogue(source.keys(), file)
+    return int(pq.ParquetFile(catalogue).metadata.num_rows)
+
+
+def _look(
+    session: Session,
+    opened: Opened,
+    catalogue: Path,
+    meter: Meter,
+    found: Findings,
+    cursor: Cursor | None,
+    now: int | None,
+    lasting_until: int | None,
+    key_range: KeyRange,
+) -> None:
+    known = _Known.of(session, cursor, key_range)
+    if not (key_range.keys or known.states or known.histories or key_range.lower is None):
+        return
+    there = _There()
+    with opened() as source, catalogue.open("rb") as file, meter.provisional() as count:
+        # What belongs to no id at all is told with the range that has no lower bound. Looking for it may take a scan of the
+        # whole place, and of histories nothing is kept of it.
+        whole = Span(key_range, pq.ParquetFile(file))
+        bounded = Span(replace(key_range, lower=key_range.lower or b""), whole.catalogue)
+        exact = bool(getattr(source, "exact_expiries", True))
+        for kind in source.kinds:
+            span = whole if kind is Kind.STATE else bounded
+            batches = gathered(source.read(kind, span, there.history.reject), _GATHER_ROWS, _GATHER_BYTES)
+            for batch in ahead(batches):
+                session.require_going()
+                raw = [xxh3_128_digest(document) for document in documents_in(batch.column("data"))]
+                if kind is not Kind.STATE:
+                    there.history.add(kind, batch, raw)
+                elif cursor is None:
+                    there.states_seen(batch, raw, lasting_until, exact=exact)
+                else:
+                    there.changed += known.differing(batch, raw)
+                    there.states += batch.num_rows
+                count(batch.num_rows if kind is Kind.STATE else 0, batch.nbytes)
+    if cursor is None:
+        found.take(checked=there.states, seen=there.total())
+        return
+    changed, gone = known.rest(there.history.digests())
+    expired = sum(1 for id_ in gone if now is not None and known.expiries.get(id_, now + 1) <= now)
+    found.take(expired=expired, checked=key_range.keys)
+    found.changed.add({*there.changed, *changed})
+    found.gone.add(gone)
+
+
+@dataclass(slots=True)
+class _There:
+    """What was met in one key range."""
+
+    history: History = field(default_factory=History)
+    changed: list[bytes] = field(default_factory=list)
+    states: int = 0
+    _sum: int = 0
+
+    def states_seen(self, batch: pa.RecordBatch, raw: list[bytes], lasting_until: int | None, *, exact: bool) -> None:
+        ids = batch.column("state_id").cast(pa.binary()).to_pylist()
+        expiries = batch.column("expires_at").cast(pa.int64()).to_pylist()
+        for id_, digest, expires_at in zip(ids, raw, expiries, strict=True):
+            if expires_at is not None and lasting_until is not None and expires_at < lasting_until:
+                continue
+            moment = b"" if expires_at is None or not exact else b"%d" % expires_at
+            self._sum += xxh3_128_intdigest(b"%b|%b|%b" % (digest, moment, id_))
+        self.states += batch.num_rows
+
+    def total(self) -> int:
+        histories = (xxh3_128_intdigest(b"%b/%b" % (total, id_)) for id_, total in self.history.digests().items())
+        return (self._sum + sum(histories)) % _MODULUS
+
+
+@dataclass(slots=True)
+class _Known:
+    """What a cursor has of one key range. What is met is taken out."""
+
+    states: dict[bytes, bytes] = field(default_factory=dict)
+    histories: dict[bytes, bytes] = field(default_factory=dict)
+    expiries: dict[bytes, int] = field(default_factory=dict)
+    met: set[bytes] = field(default_factory=set)
+    """Ids that have a history and whose state was met."""
+
+    @classmethod
+    def of(cls, session: Session, cursor: Cursor | None, key_range: KeyRange) -> _Known:
+        known = cls()
+        for whole in cursor.sources(session, key_range) if cursor is not None else ():
+            batch = whole.filter(_within(whole.column("source_id"), key_range))
+            for name, into in (
+                ("state", known.states),
+                ("history", known.histories),
+                ("expires_at", known.expiries),
+            ):
+                column = batch.column(name)
+                some = batch if not column.null_count else batch.filter(column.is_valid())
+                into.update(zip(some.column("source_id").to_pylist(), some.column(name).to_pylist(), strict=True))
+        return known
+
+    def differing(self, batch: pa.RecordBatch, raw: list[bytes]) -> list[bytes]:
+        """The ids of states that are new, or not as they were."""
+        ids = batch.column("state_id").cast(pa.binary()).to_pylist()
+        pop = self.states.pop
+        changed = [id_ for id_, digest in zip(ids, raw, strict=True) if pop(id_, None) != digest]
+        if self.histories:
+            self.met.update(id_ for id_ in ids if id_ in self.histories)
+        expiries = batch.column("expires_at")
+        if self.expiries or expiries.null_count < len(expiries):
+            moments = expiries.cast(pa.int64()).to_pylist()
+            changed += [id_ for id_, moment in zip(ids, moments, strict=True) if self._is_other(id_, moment)]
+        return changed
+
+    def _is_other(self, id_: bytes, moment: int | None) -> bool:
+        known = self.expiries.get(id_)
+        if known is None or moment is None:
+            return known is not moment
+        return abs(known - moment) > EXPIRY_MILLISECONDS
+
+    def rest(self, histories: dict[bytes, bytes]) -> tuple[set[bytes], list[bytes]]:
+        """Once all was met: ids whose histories are other than they were, or whose state is gone; and those that are gone."""
+        changed = {id_ for id_, total in histories.items() if self.histories.get(id_) != total}
+        gone = []
+        for id_ in self.states:  # those that were not met
+            if id_ in histories:
+                changed.add(id_)
+            else:
+                gone.append(id_)
+        for id_ in self.histories.keys() - histories.keys() - self.states.keys():
+            if id_ in self.met:
+                changed.add(id_)
+            else:
+                gone.append(id_)
+        return changed, gone
+
+
+def _within(ids: pa.Array, key_range: KeyRange) -> pa.Array:
+    inside = pc.is_valid(ids)
+    if key_range.lower is not None:
+        inside = pc.and_(inside, pc.greater_equal(ids, pa.scalar(key_range.lower, pa.binary())))
+    if key_range.upper is not None:
+        inside = pc.and_(inside, pc.less(ids, pa.scalar(key_range.upper, pa.binary())))
+    return inside

@@ -1,0 +1,217 @@
+"""Rounds of a sync: each is a plan of the purpose ``sync``, whose catalogue lists the ids that are to be read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agui_pipelines.errors import RefusedError
+from agui_pipelines.keyspace import CATALOGUE, LEFT_OUT, cut, write_catalogue
+from agui_pipelines.ledger import Entry
+from agui_pipelines.phases import cursor as cursors
+from agui_pipelines.phases.cursor import Cursor
+from agui_pipelines.phases.export import PHASE as EXPORT
+from agui_pipelines.phases.export import exported
+from agui_pipelines.phases.looking import Findings
+from agui_pipelines.phases.plan import PHASE as PLAN
+from agui_pipelines.phases.plan import Plan, outputs_of, plan_of, route_of
+from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.standing import BEGUN, RESTORE_BEGUN, ROUND, SYNC, standing
+from agui_pipelines.phases.transform import PHASE as TRANSFORM
+from agui_pipelines.phases.transform import staged_ranges
+from agui_pipelines.staging import SnapshotReader
+from agui_pipelines.staging.spool import remove_spool
+
+FEW: Final = 5_000
+"""Ids that are worked on as one key range."""
+
+_PLAN_FIELDS: Final = frozenset(field.name for field in fields(Plan))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a source said of itself when a round began."""
+
+    source: str
+    server: str
+    horizon: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round: its plan, and what is told of it besides."""
+
+    plan: Plan
+    cursor_id: str
+    """The cursor that it starts from."""
+    server: str
+    horizon: int | None
+    feed: str
+    complete: bool
+    partial: int
+    """As its own cursor will have it."""
+    checked: int
+
+    @property
+    def round_id(self) -> str:
+        return self.plan.plan_id
+
+    @property
+    def names(self) -> list[str]:
+        return [r.name for r in self.plan.ranges]
+
+    def exported(self, session: Session) -> list[SnapshotReader]:
+        return [found for name in self.names if (found := exported(session, self.plan, name)) is not None]
+
+    def staged(self, session: Session) -> list[SnapshotReader]:
+        return list(staged_ranges(session, self.plan).values())
+
+    def touched(self, session: Session) -> Iterator[pa.RecordBatch]:
+        """The ids that it reads again, as batches of one column."""
+        with session.workspace.reading(self.plan.catalogue) as file:
+            yield from pq.ParquetFile(file).iter_batches(columns=["key"])
+
+
+def begin(
+    session: Session,
+    round_id: str,
+    cursor: Cursor,
+    place: Place,
+    found: Findings,
+    leave: Iterable[bytes],
+    **facts: Any,
+) -> Round:
+    """Plan a round over what was found, without the ids that are to be left alone, and name it in the ledger."""
+    name = f"catalogues/{round_id}.parquet"
+    with session.workspace.writing(name) as file:
+        write_catalogue(_keys(found, leave), file)
+    with session.workspace.reading(name) as file:
+        keys = pq.ParquetFile(file).metadata.num_rows
+        ranges = cut(file, 1 if keys <= FEW else session.migration.ranges)
+    with session.source() as source, session.target() as target:
+        made = Plan(
+            plan_id=round_id,
+            purpose="sync",
+            fingerprint=session.migration.fingerprint,
+            source=source.describe(),
+            target=target.describe(),
+            source_server="",
+            target_server="",
+            context_id="",
+            keys=keys,
+            ranges=tuple(ranges),
+            route=route_of(session, target),
+            catalogue_checksum=session.workspace.checksum(name),
+            stamped_at=cursor.stamped_at,
+        )
+    told = {"cursor_id": cursor.cursor_id, "server": place.server, "horizon": place.horizon, **facts}
+    return _of_entry(session.ledger.record(Entry(ROUND, round_id, outputs={**outputs_of(made), **told})))
+
+
+def unfinished(session: Session) -> Round | None:
+    """The round that has begun to write and has not come to its end; what others have left is removed."""
+    entry = session.ledger.last(ROUND)
+    if entry is None or session.ledger.last(SYNC, plan_id=entry.plan_id) is not None:
+        return None
+    round_id = entry.plan_id
+    begun = session.ledger.last(BEGUN, plan_id=round_id)
+    taken_back = any(
+        each.plan_id in ("", round_id) for each in session.ledger.entries(phase=RESTORE_BEGUN, since=(ROUND,))
+    )
+    if begun is not None and not taken_back:
+        return _of_entry(entry)
+    forget(session, round_id)
+    return None
+
+
+def forget(session: Session, round_id: str) -> None:
+    """Remove what a round keeps in the workspace, but for the snapshots that hold rejects."""
+    for phase in (EXPORT, TRANSFORM):
+        for entry in session.ledger.entries(phase=phase, plan_id=round_id):
+            if not entry.outputs["rejects"]:
+                session.workspace.remove_folder(f"snapshots/{entry.outputs['snapshot_id']}")
+    session.workspace.remove(f"catalogues/{round_id}.parquet")
+    remove_spool(session.workspace, round_id)
+
+
+def starting_point(session: Session, server: str) -> Cursor:
+    """The cursor to start from: the current one, or a first one of the last import that was proven.
+
+    After another import was proven, what it did not move stays known from the cursor before, so that it is found to be gone.
+    Raises `RefusedError` if there is nothing to start from.
+    """
+    current = cursors.current_cursor(session)
+    base = _base(session, current)
+    if base is None and current is not None:
+        return current
+    if base is None:
+        raise _nothing_proven(session)
+    before = current if current is not None and current.fingerprint == base.fingerprint else None
+    with session.workspace.reading(base.catalogue) as file:
+        touched = list(pq.ParquetFile(file).iter_batches(columns=["key"])) if before is not None else []
+    names = [r.name for r in base.ranges]
+    read = [found for name in names if (found := exported(session, base, name)) is not None]
+    cursor_id, ids, records = cursors.write(session, before, touched, read, staged_ranges(session, base).values())
+    return cursors.record(
+        session,
+        Cursor(
+            cursor_id=cursor_id,
+            base_plan=base.plan_id,
+            round_id="",
+            fingerprint=base.fingerprint,
+            source=base.source,
+            server=server,
+            stamped_at=base.created_at,
+            ids=ids,
+            records=records,
+        ),
+    )
+
+
+def _base(session: Session, current: Cursor | None) -> Plan | None:
+    """The plan to make a first cursor of; None if the current cursor is to be taken, or there is none."""
+    ledger = session.ledger
+    plans = [e for e in ledger.entries(phase=PLAN) if e.outputs["purpose"] == "migrate"]
+    begun = [e for e in plans if ledger.last(BEGUN, plan_id=e.plan_id) is not None]
+    if current is not None and current.seeded and not (begun and begun[-1].at > current.created_at):
+        return None
+    proven = standing(ledger).proven
+    if not begun or begun[-1].plan_id not in proven:
+        raise _nothing_proven(session)
+    base = plan_of(begun[-1])
+    if base.fingerprint != session.migration.fingerprint:
+        raise RefusedError(
+            f"The migration file has changed since {base.plan_id} was imported.",
+            why="What a sync brings would not fit to what was brought before.",
+            remedy="Run the whole migration again; then sync.",
+        )
+    return None if current is not None and current.base_plan == base.plan_id else base
+
+
+def _nothing_proven(session: Session) -> RefusedError:
+    return RefusedError(
+        f"The newest import of the migration '{session.migration.name}' has not been validated, or was taken back; or nothing "
+        "was imported yet.",
+        why="A sync brings what has changed since an import, so it has to know that the target is what was imported.",
+        remedy="Run the migration to its end first: agui-migrate run.",
+    )
+
+
+def _keys(found: Findings, leave: Iterable[bytes]) -> Iterator[pa.RecordBatch]:
+    yield from found.changed.batches()
+    yield from found.gone.batches()
+    left = list(leave)
+    if left:
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(left, pa.binary()), pa.repeat(LEFT_OUT, len(left))], schema=CATALOGUE
+        )
+
+
+def _of_entry(entry: Entry) -> Round:
+    plan = {name: value for name, value in entry.outputs.items() if name in _PLAN_FIELDS}
+    facts = {name: value for name, value in entry.outputs.items() if name not in _PLAN_FIELDS}
+    return Round(plan_of(Entry(entry.phase, entry.plan_id, outputs=plan, at=entry.at)), **facts)
