@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import redis
 
+from agui_pipelines.errors import RefusedError
 from agui_pipelines.phases.changes import changes_since, fingerprint_of_source
-from agui_pipelines.phases.cursor import current_cursor
+from agui_pipelines.phases.cursor import current_cursor, record
+from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.sync import SyncReport, sync
 from agui_pipelines.ports import Snapshot, Store, Version
+from agui_pipelines.records import Kind
 from tests.integration.conftest import Move, PostgresTarget
 
 
@@ -45,3 +51,288 @@ def test_changes_of_keys_come_to_the_target_and_nothing_else_is_touched(
     }
     again = synced(move)
     assert (again.changes, again.checked, again.complete) == (0, 20, True)
+
+
+Config = Callable[[str, str], dict[str, Any]]
+Opened = Callable[[dict[str, Any]], Store]
+
+
+def version(state: str, number: int, parent: str = "") -> Version:
+    stamp = f"2025-07-14T09:30:{number:02}.5Z"
+    return Version(f"{state}-v{number}", state, stamp, document(number), b'[{"op":"add","path":"/x"}]', b'{"m":1}', parent)
+
+
+def snapshot(state: str, number: int) -> Snapshot:
+    return Snapshot(f"{state}-s{number}", state, "2025-07-14T09:30:15Z", document(number), f"{state}-v{number}", b"{}")
+
+
+def held(store: Store) -> dict[str, Any]:
+    """Everything that a store holds, by value."""
+    found: dict[str, Any] = {}
+    for id_ in sorted(store.list_states()):
+        found[id_] = (
+            json.loads(store.get_state(id_) or b"null"),
+            sorted((v.version_id, v.parent_id, json.loads(v.data)) for v in store.get_version_history(id_)),
+            sorted((s.snapshot_id, json.loads(s.data)) for s in store.list_snapshots(id_)),
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("redis", "postgresql"), ("postgresql", "file"), ("file", "redis"), pytest.param("redis", "redis", marks=pytest.mark.long)],
+)
+def test_states_with_their_histories_are_kept_equal_between_stores(
+    source: str, target: str, migration: Callable[..., Move], config: Config, opened: Opened
+) -> None:
+    from_, to = config(source, "source"), config(target, "target")
+    move = migration(source=from_, target=to)
+    here, there = opened(from_), opened(to)
+    here.prepare()
+    for number in range(8):
+        here.set_state(f"s{number}", document(number))
+        here.save_version(version(f"s{number}", 1))
+    here.save_snapshot(snapshot("s1", 1))
+    move.run()
+    there.set_state("another's", b'{"mine":1}')
+
+    here.set_state("s0", document(100))
+    here.save_version(version("s3", 2, "s3-v1"))
+    here.save_snapshot(snapshot("s4", 1))
+    here.set_state("s9", document(9))
+    here.save_version(version("s9", 1))
+    remove(here, "version", "s5", "s5-v1")
+    remove(here, "snapshot", "s1", "s1-s1")
+    here.delete_state("s6")
+    remove(here, "version", "s6", "s6-v1")
+    report = synced(move, accept_deletes=True)
+    assert held(there) == {**held(here), "another's": ({"mine": 1}, [], [])}
+    assert report.deleted == 4
+    assert synced(move).changes == 0
+
+
+def remove(store: Store, kind: str, state: str, other: str = "") -> None:
+    row = {"state_id": state, **({f"{kind}_id": other} if other else {})}
+    assert store.remove(Kind(kind), pa.RecordBatch.from_pylist([row])) == 1
+
+
+def test_expiries_that_change_come_too(migration: Callable[..., Move], fresh_redis: Callable[[], str]) -> None:
+    urls = fresh_redis(), fresh_redis()
+    move = migration(
+        source={"type": "redis_keys", "connection_url": urls[0], "match": "*"},
+        target={"type": "redis", "connection_url": urls[1]},
+    )
+    with redis.Redis.from_url(urls[0]) as source, redis.Redis.from_url(urls[1]) as target:
+        for name in ("kept", "set", "moved", "dropped"):
+            source.set(name, document(1))
+        source.pexpireat("moved", 4_000_000_000_000)
+        source.pexpireat("dropped", 4_000_000_000_000)
+        move.run()
+        source.pexpireat("set", 4_000_000_000_000)
+        source.pexpireat("moved", 4_100_000_000_000)
+        source.persist("dropped")
+        report = synced(move)
+        assert (report.updated, report.changed) == (3, 3)
+        expiries = [target.execute_command("PEXPIRETIME", f"ag-ui:state:state:{n}") for n in ("kept", "set", "moved", "dropped")]
+        assert expiries == [-1, 4_000_000_000_000, 4_100_000_000_000, -1]
+
+
+def test_what_has_expired_counts_as_no_loss(migration: Callable[..., Move], fresh_redis: Callable[[], str], target: PostgresTarget) -> None:
+    url = fresh_redis()
+    move = migration(source={"type": "redis_keys", "connection_url": url, "match": "*"}, target=target.config)
+    with redis.Redis.from_url(url) as source:
+        source.set("stays", document(1))
+        for number in range(5):
+            source.set(f"goes{number}", document(1), px=2_500)
+        move.run()
+        while source.dbsize() > 1:
+            time.sleep(0.05)
+        report = synced(move)
+    assert report.deleted == 5
+    assert set(target.documents()) == {"stays"}
+
+
+def test_a_flushed_source_never_empties_the_target(move: Move, legacy: redis.Redis, target: PostgresTarget) -> None:
+    for number in range(5):
+        legacy.set(f"session:{number}", document(number))
+    move.run()
+    legacy.flushdb()
+    with pytest.raises(RefusedError, match=r"The source is empty; it held 5 ids.*--accept-deletes"):
+        synced(move)
+    assert len(target.documents()) == 5
+    assert synced(move, accept_deletes=True).deleted == 5
+    assert target.documents() == {}
+
+
+def test_a_source_of_which_much_is_gone_is_refused_until_that_is_accepted(
+    move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
+    for number in range(10):
+        legacy.set(f"session:{number}", document(number))
+    move.run()
+    legacy.delete("session:0", "session:1", "session:2")
+    with pytest.raises(RefusedError, match=r"Of 10 ids that the source held, 3 are gone \(30%\): 'session:0'"):
+        synced(move)
+    assert len(target.documents()) == 10
+    assert synced(move.but(sync={"max_delete_fraction": 0.3})).deleted == 3
+    legacy.delete("session:3")
+    assert synced(move).deleted == 1
+
+
+def test_another_server_is_refused(move: Move, legacy: redis.Redis) -> None:
+    legacy.set("session:1", document(1))
+    move.run()
+    synced(move)
+    session = move.session()
+    current = current_cursor(session)
+    assert current is not None
+    record(session, replace(current, server="another"))  # as a server that is started again gets another run id
+    with pytest.raises(RefusedError, match="another server answers than before"):
+        synced(move)
+    synced(move, accept_deletes=True)
+    synced(move)
+
+
+def test_nothing_is_synced_before_an_import_was_proven(move: Move, legacy: redis.Redis, target: PostgresTarget) -> None:
+    legacy.set("session:1", document(1))
+    with pytest.raises(RefusedError, match="has not been validated"):
+        synced(move)
+    session, made = move.stage()
+    import_(session, made, [r.name for r in made.ranges])
+    with pytest.raises(RefusedError, match="has not been validated"):
+        synced(move)
+    move.validate()
+    synced(move)
+    with pytest.raises(RefusedError, match="migration file has changed"):
+        synced(move.but(transforms=[]))
+
+
+CONFLICT = "UPDATE ag_states SET data = '{\"by\": \"hand\"}' WHERE state_id = 's1'"
+
+
+def conflicting(move: Move, legacy: redis.Redis, target: PostgresTarget) -> None:
+    """A record that somebody changed on both sides, and one that changed at the source only."""
+    for number in range(3):
+        legacy.set(f"session:s{number}", document(number))
+    move.run()
+    target.execute(CONFLICT)
+    legacy.set("session:s1", document(11))
+    legacy.set("session:s2", document(22))
+
+
+def test_a_record_that_somebody_changed_in_the_target_stops_a_sync_before_it_writes(
+    move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
+    conflicting(move, legacy, target)
+    before = target.documents()
+    with pytest.raises(RefusedError, match=r"1 record of the target was changed by somebody else.*'s1'") as caught:
+        synced(move)
+    assert caught.value.data["conflicts"] == ["s1"]
+    assert target.documents() == before
+    legacy.set("session:s1", document(1))  # as it was: nothing of it is to be written any more
+    assert synced(move).changes == 1
+
+
+def test_the_source_can_be_given_precedence(move: Move, legacy: redis.Redis, target: PostgresTarget) -> None:
+    conflicting(move, legacy, target)
+    report = synced(move.but(sync={"on_conflict": "source"}))
+    assert (report.updated, report.conflicts.ids) == (2, ("s1",))
+    assert json.loads(target.documents()["s1"]) == {"n": 11}
+    assert synced(move).changes == 0
+
+
+def test_the_target_can_be_given_precedence_and_is_named_each_time(
+    move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
+    conflicting(move, legacy, target)
+    keeping = move.but(sync={"on_conflict": "target"})
+    report = synced(keeping)
+    assert (report.updated, report.conflicts.ids) == (1, ("s1",))
+    assert json.loads(target.documents()["s1"]) == {"by": "hand"}
+    assert json.loads(target.documents()["s2"]) == {"n": 22}
+    again = synced(keeping)
+    assert (again.changes, again.conflicts.ids) == (0, ("s1",))
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM ag_states WHERE state_id = 's1'", CONFLICT])
+def test_what_is_gone_at_the_source_but_was_changed_in_the_target_is_a_conflict(
+    change: str, move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
+    for number in range(6):
+        legacy.set(f"session:s{number}", document(number))
+    move.run()
+    target.execute(change)
+    legacy.delete("session:s1")
+    if change == CONFLICT:
+        with pytest.raises(RefusedError, match="'s1'"):
+            synced(move)
+    else:  # gone on both sides, which is no conflict
+        assert synced(move).deleted == 0
+        assert synced(move).changed == 0
+
+
+def test_an_id_that_is_new_at_the_source_and_taken_in_the_target_is_a_conflict(
+    move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
+    legacy.set("session:1", document(1))
+    move.run()
+    target.execute("INSERT INTO ag_states (state_id, data) VALUES ('2', '{\"mine\": 1}')")
+    legacy.set("session:2", document(2))
+    with pytest.raises(RefusedError, match="'2'"):
+        synced(move)
+    assert json.loads(target.documents()["2"]) == {"mine": 1}
+
+
+def test_two_syncs_within_one_second_bring_both_changes(move: Move, legacy: redis.Redis, target: PostgresTarget) -> None:
+    legacy.set("session:1", document(1))
+    move.run()
+    for number in (2, 3, 4):
+        legacy.set("session:1", document(number))
+        assert synced(move).updated == 1
+        assert json.loads(target.documents()["1"]) == {"n": number}
+
+
+def test_the_fingerprint_of_a_source_changes_with_whatever_is_written(
+    migration: Callable[..., Move], config: Config, opened: Opened
+) -> None:
+    from_ = config("redis", "source")
+    move = migration(source=from_, target=config("file", "target"))
+    store = opened(from_)
+    store.set_state("a", document(1))
+    store.save_version(version("a", 1))
+
+    def fingerprint() -> str:
+        return fingerprint_of_source(move.session())
+
+    seen = [fingerprint()]
+    assert fingerprint() == seen[0]
+    store.set_state("b", document(1))
+    seen.append(fingerprint())
+    store.set_state("b", document(2))
+    seen.append(fingerprint())
+    store.save_version(version("a", 2))
+    seen.append(fingerprint())
+    with redis.Redis.from_url(from_["connection_url"]) as client:
+        client.pexpireat("ag-ui:state:state:b", 4_000_000_000_000)
+        seen.append(fingerprint())
+        client.persist("ag-ui:state:state:b")
+        assert fingerprint() == seen[-2]
+    remove(store, "version", "a", "a-v2")
+    assert fingerprint() == seen[2]
+    assert len(set(seen)) == len(seen)
+
+
+def test_changes_are_told_without_being_brought(move: Move, legacy: redis.Redis) -> None:
+    for number in range(3):
+        legacy.set(f"session:{number}", document(number))
+    move.run()
+    synced(move)
+    session = move.session()
+    current = current_cursor(session)
+    assert current is not None
+    assert changes_since(session, current).none
+    legacy.set("session:0", document(5))
+    legacy.delete("session:1")
+    found = changes_since(session, current)
+    assert (found.changed.ids, found.gone.ids, found.checked) == (("session:0",), ("session:1",), 2)
+    assert not found.none
