@@ -8,6 +8,7 @@ from agui_pipelines.resources import MIGRATE, PLAN
 from assets.plan import migration_plan
 from assets.preview import import_preview
 from assets.rollback import target_rollback
+from assets.sync import target_sync
 from assets.validate import validation_report
 
 DRY_RUN = "dry_run"
@@ -22,6 +23,12 @@ ATTEMPT = "agui/rollback_attempt"
 def rollback_job() -> None:
     """Put the target back as it was: the newest backup, a named one, or what a failed run imported. Hooks run around it."""
     target_rollback()
+
+
+@dg.job(name="sync", executor_def=dg.in_process_executor)
+def sync_job() -> None:
+    """Bring what has changed at the source since the import, or the last sync, to the target, and remove what is gone."""
+    target_sync()
 
 
 def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
@@ -55,4 +62,5 @@ def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
             executor_def=dg.in_process_executor,
         ),
         rollback_job,
+        sync_job,
     ]

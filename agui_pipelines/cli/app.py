@@ -160,6 +160,44 @@ def validate(
 
 
 @app.command()
+def sync(
+    file: MigrationFile = None,
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until stopped; shows lag and changes per minute.")
+    ] = False,
+    every: Annotated[
+        str, typer.Option("--every", metavar="DURATION", help="With --follow: the pause between two looks.")
+    ] = "5s",
+    accept_deletes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-deletes", help="Go on this once although much is gone, or another server answers than before."
+        ),
+    ] = False,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Look at the whole source, whatever sync.feed says.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Bring what has changed at the source since the import, or the last sync, to the target; remove what is gone.
+
+    Changes go through the same transforms and checks as the migration, and are read back. A record that somebody else has
+    changed in the target stops it, unless `sync.on_conflict` says which side counts. With `--follow --json`, a line of JSON a
+    round.
+    """
+    from agui_pipelines.cli import sync as syncs  # noqa: PLC0415
+
+    migration = _migration(file, None)[0]
+    if follow:
+        if complete:
+            raise UsageError("--complete is for a single sync; with --follow, set sync.digest_every: 1.")
+        syncs.follow(migration, every=every, accept_deletes=accept_deletes, json=json)
+    else:
+        syncs.sync(migration, accept_deletes=accept_deletes, complete=complete, json=json)
+
+
+@app.command()
 def rollback(
     backup: Annotated[
         str | None,

@@ -41,6 +41,9 @@ PHASES: Final = {
     "restore_others": "Look for more",
     "restore_proof": "Prove",
     "rollback": "Roll back",
+    "sync": "Look for changes",
+    "sync_target": "Look at target",
+    "changes": "Look for changes",
     "differences": "Describe",
     "survey": "Survey",
     "settle": "Settle",
@@ -140,6 +143,13 @@ def print_json(value: Mapping[str, Any]) -> None:
     """The one JSON object, last on standard output."""
     sys.stdout.flush()
     sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.flush()
+
+
+def print_line(value: Mapping[str, Any]) -> None:
+    """A JSON object on a line of its own, of a command that goes on."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
     sys.stdout.flush()
 
 

@@ -47,7 +47,10 @@ _CONFLICTS: Final = f"""
 """  # noqa: S608 - made of constants
 """What is in the target is neither what the cursor says, nor what is about to be written; or is gone from there."""
 
-_ABSENT: Final = "FROM held h LEFT JOIN expected e ON e.kind = h.kind AND e.id = h.target_id AND e.other = h.other WHERE e.kind IS NULL"
+_ABSENT: Final = (
+    "FROM held h LEFT JOIN expected e ON e.kind = h.kind AND e.id = h.target_id AND e.other = h.other "
+    "WHERE e.kind IS NULL"
+)
 _SPARED: Final = "h.source_id IN (SELECT source_id FROM spared)"
 
 
@@ -76,7 +79,7 @@ class Application:
     def removed_ids(self) -> Iterator[list[bytes]]:
         """The ids of the target under which something is to go, in order, in lists."""
         last = None
-        query = f"SELECT DISTINCT id FROM removed WHERE $last IS NULL OR id > $last ORDER BY id LIMIT {_PAGE}"
+        query = f"SELECT DISTINCT id FROM removed WHERE $last IS NULL OR id > $last ORDER BY id LIMIT {_PAGE}"  # noqa: S608 - a number
         while rows := self.comparison.query(query, last=last):
             yield [id_.encode() for (id_,) in rows]
             [last] = rows[-1]
@@ -139,7 +142,7 @@ class Application:
     def _target_ids(self) -> Iterator[pa.RecordBatch]:
         last = None
         query = (
-            "SELECT DISTINCT id FROM (SELECT id FROM expected UNION ALL SELECT target_id AS id FROM held) "
+            "SELECT DISTINCT id FROM (SELECT id FROM expected UNION ALL SELECT target_id AS id FROM held) "  # noqa: S608
             f"WHERE $last IS NULL OR id > $last ORDER BY id LIMIT {10 * _PAGE}"
         )
         while rows := self.comparison.query(query, last=last):

@@ -81,7 +81,7 @@ def choose(session: Session, opened: Opened, cursor: Cursor, horizon: int | None
             told = source.describe()
         raise RefusedError(
             f"sync.feed is 'watermark', and the source ({told}) has none.",
-            why="Only the rows of a PostgreSQL table tell by which transaction they were written; not those of a query or view.",
+            why="Only rows of a PostgreSQL table tell by which transaction they were written, not those of a query.",
             remedy="Set sync.feed to 'digest', or leave it out.",
         )
     known = cursor.horizon

@@ -63,15 +63,16 @@ def require_few_deletes(
 
 def conflict(conflicts: Names, *, begun: bool) -> RefusedError:
     """That somebody else has changed what a round was to write; `begun`: after it had written some of it."""
+    many = conflicts.count != 1
     found = (
-        f"{conflicts.count:,} record{'s' if conflicts.count != 1 else ''} of the target {'were' if conflicts.count != 1 else 'was'} "
-        f"changed by somebody else since {'they were' if conflicts.count != 1 else 'it was'} written: {named(conflicts.ids)}."
+        f"{conflicts.count:,} record{'s' if many else ''} of the target {'were' if many else 'was'} changed by somebody else "
+        f"since {'they were' if many else 'it was'} written: {named(conflicts.ids)}."
     )
     if begun:
         return RefusedError(
             found,
             why="A round that was interrupted has to be finished, and would replace what they wrote.",
-            remedy="Set sync.on_conflict to 'source' to replace it all the same, or take the round back: agui-migrate rollback.",
+            remedy="To replace it all the same, set sync.on_conflict: source; or take the round back: agui-migrate rollback.",
             conflicts=list(conflicts.ids),
         )
     return RefusedError(

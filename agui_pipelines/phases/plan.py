@@ -39,7 +39,7 @@ from agui_pipelines.transforms import chain
 PHASE: Final = "plan"
 _CLOSING: Final = ("validate", "preview", "sync")
 
-Purpose = Literal["migrate", "dry_run", "sync"]
+Purpose = Literal["migrate", "dry_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Plan:
     """What a run is going to move."""
 
     plan_id: str
-    purpose: Purpose
+    purpose: Purpose | Literal["sync"]
     fingerprint: str
     """Of the migration file; see `Migration.fingerprint`."""
     source: str

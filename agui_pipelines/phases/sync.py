@@ -11,12 +11,20 @@ finished first, with what it had exported, since what it wrote is known by that 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from agui_pipelines.errors import LockLostError, RefusedError, ValidationFailedError, named
+from agui_pipelines.errors import (
+    LockLostError,
+    MigrationError,
+    RefusedError,
+    UnreachableError,
+    ValidationFailedError,
+    named,
+)
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases import cursor as cursors
 from agui_pipelines.phases import guards, rounds
@@ -24,7 +32,7 @@ from agui_pipelines.phases.applying import Application, application
 from agui_pipelines.phases.changes import looking
 from agui_pipelines.phases.cursor import Cursor, current_cursor
 from agui_pipelines.phases.expect import expect_exported, expect_staged
-from agui_pipelines.phases.export import export
+from agui_pipelines.phases.export import export, exported
 from agui_pipelines.phases.feeds import choose
 from agui_pipelines.phases.import_ import back_up, import_
 from agui_pipelines.phases.looking import Findings, findings
@@ -34,7 +42,7 @@ from agui_pipelines.phases.recheck import look_again
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.rounds import Round
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, SYNC, SYNC_FAILED
+from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, ROUND, SYNC, SYNC_FAILED
 from agui_pipelines.phases.transform import staged_ranges, transform
 from agui_pipelines.ports import Watermarked
 from agui_pipelines.records import Kind
@@ -115,14 +123,25 @@ def sync(session: Session, *, accept_deletes: bool = False, complete: bool = Fal
 
 
 def follow(session: Session, *, every: float, accept_deletes: bool = False) -> Iterator[SyncReport]:
-    """Rounds without end, each a while after the one before, until `Session.stop` is set. `accept_deletes`: of the first."""
+    """Rounds without end, each `every` seconds after the one before, until `Session.stop` is set.
+
+    One that a server's absence has ended is tried again. `accept_deletes`: of the first. Raises as `sync`.
+    """
     partial = 0
     while not session.stop.is_set():
-        with session.exclusive():
-            report = _sync(session, accept_deletes=accept_deletes, complete=False, partial=partial)
-        accept_deletes = False
-        partial = 0 if report.complete else partial + 1
-        yield report
+        # What ends a round ends its workers by their event, which is of use only once.
+        of_round = replace(session, stop=threading.Event())
+        try:
+            with of_round.exclusive():
+                report = _sync(of_round, accept_deletes=accept_deletes, complete=False, partial=partial)
+        except MigrationError as error:
+            if not (error.transient or isinstance(error, UnreachableError)):
+                raise
+            session.meter(PHASE).tell(f"{error.message} Looking again in {every:.0f} s.")
+        else:
+            accept_deletes = False
+            partial = 0 if report.complete else partial + 1
+            yield report
         session.stop.wait(every)
 
 
@@ -174,7 +193,7 @@ def _round(session: Session, *, accept_deletes: bool, complete: bool, partial: i
                 return _nothing(session, before, place, facts, began)
             return _carried_out(session, before, place, round_id, found, facts, began)
     except BaseException:
-        if session.ledger.last(rounds.ROUND, plan_id=round_id) is None:
+        if session.ledger.last(ROUND, plan_id=round_id) is None:
             remove_spool(session.workspace, round_id)
         raise
 
@@ -268,8 +287,8 @@ def _written(
         session.ledger.record(Entry(LOCK_LOST, begun.round_id, outputs={"run_id": session.run_id}))
         raise
     _require_as_written(session, begun, applied)
-    exported, staged = begun.exported(session), begun.staged(session)
-    cursor_id, ids, records = cursors.write(session, before, begun.touched(session), exported, staged, applied.kept())
+    read, staged = begun.exported(session), begun.staged(session)
+    cursor_id, ids, records = cursors.write(session, before, begun.touched(session), read, staged, applied.kept())
     cursors.record(
         session,
         replace(
@@ -299,7 +318,7 @@ def _written(
             updated=written.updated,
             deleted=removed.outputs["records"],
             unchanged=written.unchanged,
-            rejected=sum(s.manifest.rejects for s in (*exported, *staged)),
+            rejected=sum(s.manifest.rejects for s in (*read, *staged)),
             conflicts=conflicts,
             seconds=seconds,
             lag_seconds=seconds,
@@ -354,7 +373,7 @@ def seed_cursor(session: Session) -> Cursor:
     names = [r.name for r in made.ranges]
     export(session, made, names)
     transform(session, made, names)
-    read = [found for name in names if (found := rounds.exported(session, made, name)) is not None]
+    read = [found for name in names if (found := exported(session, made, name)) is not None]
     cursor_id, ids, records = cursors.write(session, None, (), read, staged_ranges(session, made).values())
     return cursors.record(
         session,

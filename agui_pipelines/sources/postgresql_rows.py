@@ -20,31 +20,43 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 from psycopg import sql
 
+from agui_pipelines.drivers import postgresql_horizon
 from agui_pipelines.drivers.postgresql import Connection, Connections, Work
 from agui_pipelines.drivers.postgresql_binary import Form
 from agui_pipelines.drivers.postgresql_endpoint import Endpoint
 from agui_pipelines.drivers.postgresql_gauge import PostgresGauge
 from agui_pipelines.drivers.postgresql_reading import copied, server_identity, server_name, value
 from agui_pipelines.drivers.postgresql_view import held_view, viewing
-from agui_pipelines.keyspace import CATALOGUE, Span
+from agui_pipelines.keyspace import CATALOGUE, Span, after
 from agui_pipelines.pace import Pace
 from agui_pipelines.ports import Activity, Measurement, OnReject, Place
 from agui_pipelines.records import Kind, Reject
 from agui_pipelines.sources import postgresql_measuring
 from agui_pipelines.sources.postgresql_documents import ROW, once
 from agui_pipelines.sources.postgresql_documents import states as states_of
-from agui_pipelines.sources.postgresql_selection import Selection, blamed, examined, reads_store, relation
+from agui_pipelines.sources.postgresql_selection import (
+    Selection,
+    blamed,
+    examined,
+    reads_store,
+    relation,
+    written_rows,
+)
 from agui_pipelines.sources.postgresql_types import SETTINGS
 from agui_pipelines.spec import PostgresRowsConfig
 
 _BATCH_ROWS: Final = 4_000
 _KEY_ROWS: Final = 50_000
+_FEW_KEYS: Final = 500
+_SPARSE_KEYS: Final = 10_000
+"""Ids that are asked for at a time, each time by a scan of the table if no index serves them."""
 _ANSWERING: Final = frozenset({"connection_url", "postgresql_options", "max_connections", "max_retries", "compression"})
 """Keys that do not decide what is read; nor do the timeouts."""
 
@@ -133,11 +145,31 @@ class PostgresRowsSource:
             if span.lower is None:
                 for id_, document in _nameless(connection, selection):
                     reject(id_, document, "null_id", "A column of its id is NULL, so that nobody could ask for it.")
-            rows = _rows(connection, selection, selection.within(span.lower, span.upper))
-            for batch in once(rows, reject):
-                found = states_of(batch, selection.holds, migrated_at, reject)
-                if found.num_rows:
-                    yield found
+            for query in _queries(selection, span):
+                for batch in once(_rows(connection, selection, query), reject):
+                    found = states_of(batch, selection.holds, migrated_at, reject)
+                    if found.num_rows:
+                        yield found
+
+    def horizon(self) -> int | None:
+        """See `ports.Watermarked`; of a table alone, all of whose rows are states.
+
+        What a query or a condition selects may change although no row of the table did.
+        """
+        if self._config.table is None or self._config.where is not None:
+            return None
+        with self._connections.lent(Work.RECORD) as connection:
+            oid = relation(connection, self._config)
+            if oid is None or not postgresql_horizon.are_tables(connection, [oid]):
+                return None
+            return postgresql_horizon.horizon(connection)
+
+    def written_since(self, horizon: int) -> Iterator[pa.RecordBatch]:
+        """See `ports.Watermarked`. Reads the table from one end to the other, but for what is stored apart from it."""
+        with self._reading() as (connection, selection):
+            query = written_rows(self._config, selection, partial(postgresql_horizon.written_since, since=horizon))
+            for keys, weights in copied(connection, query, (Form.TEXT, Form.INTEGER), _KEY_ROWS):
+                yield pa.RecordBatch.from_arrays([keys.cast(pa.binary()), weights], schema=CATALOGUE)
 
     # Measuring
 
@@ -215,6 +247,18 @@ def _rows(connection: Connection, selection: Selection, query: sql.Composable) -
 def _nameless(connection: Connection, selection: Selection) -> Iterator[tuple[str, bytes | None]]:
     for labels, found in copied(connection, selection.nameless(), (Form.TEXT, Form.TEXT), _BATCH_ROWS):
         yield from zip(labels.to_pylist(), found.cast(pa.binary()).to_pylist(), strict=True)
+
+
+def _queries(selection: Selection, span: Span) -> Iterator[sql.Composable]:
+    """By the bounds, or of a sparse span by its keys: a few one by one, as an index may serve those."""
+    if not span.sparse or len(span) == 1:
+        yield selection.within(span.lower, span.upper)
+    elif len(span) <= _FEW_KEYS:
+        for key in sorted(span.key_set()):
+            yield selection.within(key, after(key))
+    else:
+        for keys in span.keys(_SPARSE_KEYS):
+            yield selection.among(keys)
 
 
 def _settings(config: PostgresRowsConfig) -> dict[str, str]:

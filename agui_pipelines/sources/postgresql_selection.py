@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -98,6 +98,13 @@ class Selection:
             self.id, self.document, self.created, self.updated, self.rows, sql.SQL(" AND ").join(conditions), self.key
         )
 
+    def among(self, keys: Sequence[bytes]) -> sql.Composed:
+        """Likewise, of the rows whose id is one of some keys; what is no text is no row's."""
+        texts = [text for key in keys if "\0" not in (text := key.decode("utf-8", "replace"))]
+        return sql.SQL("SELECT {}, {}, {}, {} FROM {} WHERE {} = ANY({}::text[]) ORDER BY {}").format(
+            self.id, self.document, self.created, self.updated, self.rows, self.id, sql.Literal(texts), self.key
+        )
+
     def some(self, rows: sql.Composable, count: int) -> sql.Composed:
         """Id, document and times of the first of some rows that have an id, in no order."""
         return sql.SQL("SELECT {}, {}, {}, {} FROM {} WHERE {} IS NOT NULL LIMIT {}").format(
@@ -163,6 +170,19 @@ def sampled_rows(config: PostgresRowsConfig, sampling: sql.Composable) -> sql.Co
     if config.where is not None:
         table = sql.SQL("{} WHERE (\n{}\n)").format(table, sql.SQL(config.where.strip().rstrip(";")))
     return _named_rows(table)
+
+
+def written_rows(
+    config: PostgresRowsConfig, selection: Selection, written: Callable[[sql.Composable], sql.Composable]
+) -> sql.Composed:
+    """Ids and 1 of the rows of a table of which `written` is true, given the transaction that wrote each."""
+    writer = sql.Identifier("agui written by")
+    table = sql.SQL("SELECT *, xmin AS {} FROM {}").format(
+        writer, sql.Identifier(config.schema_ or "public", config.table or "")
+    )
+    return sql.SQL("SELECT {}, 1::bigint FROM {} WHERE {} AND {} IS NOT NULL").format(
+        selection.id, _named_rows(table), written(writer), selection.id
+    )
 
 
 def reads_store(connection: Connection, selection: Selection) -> str | None:

@@ -32,6 +32,11 @@ def _duration(value: object) -> object:
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
+def seconds(text: str) -> float:
+    """A duration such as ``1m30s``. Raises ValueError."""
+    return float(str(_duration(text)))
+
+
 def _file_mode(value: object) -> object:
     """Permission bits, from an octal string (``"0600"``) or, as Go writes them, a decimal integer (``384``)."""
     if isinstance(value, int) and not isinstance(value, bool):

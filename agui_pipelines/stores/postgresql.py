@@ -16,6 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 from psycopg import sql
 
+from agui_pipelines.drivers import postgresql_horizon
 from agui_pipelines.drivers.postgresql import Connection, Connections, Work
 from agui_pipelines.drivers.postgresql_binary import Form
 from agui_pipelines.drivers.postgresql_endpoint import Endpoint
@@ -45,11 +46,13 @@ from agui_pipelines.stores.postgresql_check import examine
 from agui_pipelines.stores.postgresql_lock import Fence, PostgresLease, lock
 from agui_pipelines.stores.postgresql_lock import Place as LockPlace
 from agui_pipelines.stores.postgresql_marks import APPLIED, VERSION, Marks
-from agui_pipelines.stores.postgresql_tables import ABSENT, TABLES, Table, Tables, is_text
+from agui_pipelines.stores.postgresql_tables import ABSENT, TABLES, Table, Tables, among, is_text
 from agui_pipelines.stores.postgresql_writing import Writing
 
 _BATCH_ROWS: Final = 2_000
 _KEY_ROWS: Final = 50_000
+_SPARSE_KEYS: Final = 500
+"""Ids that are asked for at a time."""
 
 
 class PostgresStore:
@@ -176,16 +179,45 @@ class PostgresStore:
                     yield pa.RecordBatch.from_arrays([keys.cast(pa.binary()), weights], schema=CATALOGUE)
 
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 - every row is a record
-        """In order of the ids' bytes, by one COPY. It sees the table as it was when the reading began, or in a view."""
+        """In order of the ids' bytes, by one COPY. It sees the table as it was when the reading began, or in a view.
+
+        Of a sparse span only what belongs to its keys, some hundreds of them at a time.
+        """
         if span.lower is not None and span.lower == span.upper:
             return
         table = TABLES[kind]
         with viewing(self._connections, self._view) as connection:
-            condition = self._tables.within(connection, table, span.lower, span.upper)
             order = [
                 self._tables.sort_key(connection, table, column) for column in dict.fromkeys(("state_id", table.key))
             ]
-            yield from self._records(connection, table, condition, sql.SQL(", ").join(order))
+            for condition in self._conditions(connection, table, span):
+                yield from self._records(connection, table, condition, sql.SQL(", ").join(order))
+
+    def _conditions(self, connection: Connection, table: Table, span: Span) -> Iterator[sql.Composable]:
+        if span.sparse and len(span) > 1 and self._tables.is_of_text(connection, table):
+            for keys in span.keys(_SPARSE_KEYS):
+                yield among(keys)
+        else:
+            yield self._tables.within(connection, table, span.lower, span.upper)
+
+    def horizon(self) -> int | None:
+        """See `ports.Watermarked`; None while a table is missing, or if one is a view."""
+        with self._connections.lent(Work.RECORD) as connection:
+            existing = self._tables.existing(connection)
+            if len(existing) < len(TABLES) or not postgresql_horizon.are_tables(connection, list(existing.values())):
+                return None
+            return postgresql_horizon.horizon(connection)
+
+    def written_since(self, horizon: int) -> Iterator[pa.RecordBatch]:
+        """See `ports.Watermarked`. Reads the tables from one end to the other, but for the documents."""
+        written = postgresql_horizon.written_since(sql.Identifier("xmin"), horizon)
+        for table in TABLES.values():
+            query = sql.SQL("SELECT state_id, 1::bigint FROM {} WHERE {}").format(
+                self._tables.identifier(table), written
+            )
+            with viewing(self._connections, self._view) as connection:
+                for keys, weights in _copied(connection, query, (Form.TEXT, Form.INTEGER), _KEY_ROWS):
+                    yield pa.RecordBatch.from_arrays([keys.cast(pa.binary()), weights], schema=CATALOGUE)
 
     def list_states(self) -> Iterator[str]:
         """In order of the ids' bytes, as they were when the listing began."""

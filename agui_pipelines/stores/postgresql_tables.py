@@ -7,6 +7,7 @@ used as they are; in a language's order, each key range then costs a scan of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -155,6 +156,11 @@ class Tables:
                 conditions.append(condition.format(*sides))
         return sql.SQL(" AND ").join(conditions)
 
+    def is_of_text(self, connection: Connection, table: Table) -> bool:
+        """Whether ids can be compared as text."""
+        comparable, _ = self._order(connection, table)
+        return comparable
+
     def existing(self, connection: Connection) -> dict[Kind, int]:
         """The oids of those tables that exist."""
         names = [table.name for table in TABLES.values()]
@@ -225,6 +231,12 @@ def is_text(value: str) -> bool:
         return b"\0" not in value.encode()
     except UnicodeEncodeError:
         return False
+
+
+def among(keys: Sequence[bytes]) -> sql.Composable:
+    """The condition that a row's state id is one of some keys. What is no text that PostgreSQL could take is no row's."""
+    texts = [text for key in keys if (text := _text(key)) is not None]
+    return sql.SQL("state_id = ANY({}::text[])").format(sql.Literal(texts))
 
 
 def as_bytes(column: str) -> sql.Composable:

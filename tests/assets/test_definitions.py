@@ -67,7 +67,7 @@ def test_all_ranges_are_backfilled_in_one_run(name):
 
 def test_the_jobs_that_people_launch():
     jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert jobs.keys() == {"plan", "migrate", "dry_run", "validate", "rollback"}
+    assert jobs.keys() == {"plan", "migrate", "dry_run", "validate", "rollback", "sync"}
     assert all(job.description for job in jobs.values())
 
 

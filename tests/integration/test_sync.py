@@ -59,7 +59,9 @@ Opened = Callable[[dict[str, Any]], Store]
 
 def version(state: str, number: int, parent: str = "") -> Version:
     stamp = f"2025-07-14T09:30:{number:02}.5Z"
-    return Version(f"{state}-v{number}", state, stamp, document(number), b'[{"op":"add","path":"/x"}]', b'{"m":1}', parent)
+    return Version(
+        f"{state}-v{number}", state, stamp, document(number), b'[{"op":"add","path":"/x"}]', b'{"m":1}', parent
+    )
 
 
 def snapshot(state: str, number: int) -> Snapshot:
@@ -80,7 +82,12 @@ def held(store: Store) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [("redis", "postgresql"), ("postgresql", "file"), ("file", "redis"), pytest.param("redis", "redis", marks=pytest.mark.long)],
+    [
+        ("redis", "postgresql"),
+        ("postgresql", "file"),
+        ("file", "redis"),
+        pytest.param("redis", "redis", marks=pytest.mark.long),
+    ],
 )
 def test_states_with_their_histories_are_kept_equal_between_stores(
     source: str, target: str, migration: Callable[..., Move], config: Config, opened: Opened
@@ -133,11 +140,15 @@ def test_expiries_that_change_come_too(migration: Callable[..., Move], fresh_red
         source.persist("dropped")
         report = synced(move)
         assert (report.updated, report.changed) == (3, 3)
-        expiries = [target.execute_command("PEXPIRETIME", f"ag-ui:state:state:{n}") for n in ("kept", "set", "moved", "dropped")]
+        expiries = [
+            target.execute_command("PEXPIRETIME", f"ag-ui:state:state:{n}") for n in ("kept", "set", "moved", "dropped")
+        ]
         assert expiries == [-1, 4_000_000_000_000, 4_100_000_000_000, -1]
 
 
-def test_what_has_expired_counts_as_no_loss(migration: Callable[..., Move], fresh_redis: Callable[[], str], target: PostgresTarget) -> None:
+def test_what_has_expired_counts_as_no_loss(
+    migration: Callable[..., Move], fresh_redis: Callable[[], str], target: PostgresTarget
+) -> None:
     url = fresh_redis()
     move = migration(source={"type": "redis_keys", "connection_url": url, "match": "*"}, target=target.config)
     with redis.Redis.from_url(url) as source:
@@ -283,7 +294,9 @@ def test_an_id_that_is_new_at_the_source_and_taken_in_the_target_is_a_conflict(
     assert json.loads(target.documents()["2"]) == {"mine": 1}
 
 
-def test_two_syncs_within_one_second_bring_both_changes(move: Move, legacy: redis.Redis, target: PostgresTarget) -> None:
+def test_two_syncs_within_one_second_bring_both_changes(
+    move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
     legacy.set("session:1", document(1))
     move.run()
     for number in (2, 3, 4):

@@ -1,0 +1,26 @@
+"""Sync: an op, so that no "materialize all" ever reaches it; a schedule may."""
+
+import dagster as dg
+
+from agui_pipelines.phases.sync import sync
+from agui_pipelines.resources import MigrationRun
+
+
+class SyncConfig(dg.Config):
+    """How a sync is to be carried out."""
+
+    accept_deletes: bool = False
+    """Go on although much is gone at the source, or another server answers than before."""
+    complete: bool = False
+    """Look at the whole source, whatever the migration file says."""
+
+
+@dg.op
+def target_sync(context: dg.OpExecutionContext, config: SyncConfig, migration: dg.ResourceParam[MigrationRun]) -> None:
+    """Find what has changed at the source since the import or the last sync, bring it to the target, and prove that."""
+    with migration.session(context) as session:
+        report = sync(session, accept_deletes=config.accept_deletes, complete=config.complete)
+        values = report.to_dict()
+        figures = [values[name] for name in ("created", "updated", "deleted", "checked")]
+        context.log.info("%d created, %d updated, %d deleted; %d ids looked at", *figures)
+        context.add_output_metadata({name: value for name, value in values.items() if not isinstance(value, list)})
