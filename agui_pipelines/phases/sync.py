@@ -119,7 +119,7 @@ def sync(session: Session, *, accept_deletes: bool = False, complete: bool = Fal
     `ValidationFailedError` if the target is not what was written.
     """
     with session.exclusive():
-        return _sync(session, accept_deletes=accept_deletes, complete=complete, partial=0)
+        return _sync(session, accept_deletes=accept_deletes, complete=complete, partial=None)
 
 
 def follow(session: Session, *, every: float, accept_deletes: bool = False) -> Iterator[SyncReport]:
@@ -145,7 +145,7 @@ def follow(session: Session, *, every: float, accept_deletes: bool = False) -> I
         session.stop.wait(every)
 
 
-def _sync(session: Session, *, accept_deletes: bool, complete: bool, partial: int) -> SyncReport:
+def _sync(session: Session, *, accept_deletes: bool, complete: bool, partial: int | None) -> SyncReport:
     began = time.monotonic()
     _require_two_places(session)
     open_ = rounds.unfinished(session)
@@ -167,14 +167,14 @@ def _require_two_places(session: Session) -> None:
         )
 
 
-def _round(session: Session, *, accept_deletes: bool, complete: bool, partial: int) -> SyncReport:
+def _round(session: Session, *, accept_deletes: bool, complete: bool, partial: int | None) -> SyncReport:
     began = time.monotonic()
     place = _place(session)
     before = rounds.starting_point(session, place.server)
     guards.require_same_place(before, place, accept_deletes=accept_deletes)
     meter = session.meter(PHASE)
     round_id = new_id("sync")
-    found_by = replace(before, partial=max(before.partial, partial))
+    found_by = replace(before, partial=max(before.partial, partial or 0))
     older = before.horizon is not None and place.horizon is not None and place.horizon < before.horizon
     try:
         with findings() as found:
@@ -190,7 +190,7 @@ def _round(session: Session, *, accept_deletes: bool, complete: bool, partial: i
             }
             if not (found.changed.count or found.gone.count):
                 remove_spool(session.workspace, round_id)
-                return _nothing(session, before, place, facts, began)
+                return _nothing(session, before, place, facts, began, following=partial is not None)
             return _carried_out(session, before, place, round_id, found, facts, began)
     except BaseException:
         if session.ledger.last(ROUND, plan_id=round_id) is None:
@@ -206,10 +206,15 @@ def _place(session: Session) -> rounds.Place:
         return rounds.Place(source.describe(), source.place().server, horizon)
 
 
-def _nothing(session: Session, before: Cursor, place: rounds.Place, facts: dict[str, Any], began: float) -> SyncReport:
+def _nothing(
+    session: Session, before: Cursor, place: rounds.Place, facts: dict[str, Any], began: float, *, following: bool
+) -> SyncReport:
     """Nothing has changed: the cursor stays, but for up to when it is known to hold."""
-    if facts["complete"] and (place.horizon, place.server) != (before.horizon, before.server):
-        cursors.record(session, replace(before, horizon=place.horizon, server=place.server, partial=0, created_at=""))
+    moved = replace(before, horizon=place.horizon, server=place.server, partial=facts["partial"], created_at="")
+    # Who follows counts the rounds that do not look at everything by itself.
+    is_news = (moved.horizon, moved.server) != (before.horizon, before.server)
+    if is_news if facts["complete"] else not following:
+        cursors.record(session, moved)
     seconds = time.monotonic() - began
     return SyncReport("", facts["feed"], facts["complete"], facts["checked"], seconds=seconds, lag_seconds=seconds)
 

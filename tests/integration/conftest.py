@@ -122,6 +122,13 @@ class PostgresTarget:
 
 
 @pytest.fixture
+def without_suites(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let syncs run no expectation suites, which takes longer than all the rest of a small one."""
+    for name in ("expect_exported", "expect_staged"):
+        monkeypatch.setattr(f"agui_pipelines.phases.sync.{name}", lambda *_: ())
+
+
+@pytest.fixture
 def target(postgres_url: str) -> PostgresTarget:
     """An empty PostgreSQL database."""
     return PostgresTarget(postgres_url)

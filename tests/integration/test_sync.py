@@ -6,20 +6,26 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import redis
 
-from agui_pipelines.errors import RefusedError
+from agui_pipelines.errors import CollisionError, RefusedError, RejectLimitError
+from agui_pipelines.phases.backup import backups
 from agui_pipelines.phases.changes import changes_since, fingerprint_of_source
 from agui_pipelines.phases.cursor import current_cursor, record
+from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
-from agui_pipelines.phases.sync import SyncReport, sync
+from agui_pipelines.phases.rollback import rollback
+from agui_pipelines.phases.sync import SyncReport, seed_cursor, sync
 from agui_pipelines.ports import Snapshot, Store, Version
 from agui_pipelines.records import Kind
 from tests.integration.conftest import Move, PostgresTarget
+
+pytestmark = pytest.mark.usefixtures("without_suites")
 
 
 def document(number: int) -> bytes:
@@ -349,3 +355,182 @@ def test_changes_are_told_without_being_brought(move: Move, legacy: redis.Redis)
     found = changes_since(session, current)
     assert (found.changed.ids, found.gone.ids, found.checked) == (("session:0",), ("session:1",), 2)
     assert not found.none
+
+
+def test_a_record_that_changes_again_while_it_is_synced_is_brought_as_it_was_read_and_then_as_it_is(
+    move: Move, legacy: redis.Redis, target: PostgresTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the export, and again after that; what was gone at the look is back at the export."""
+    for number in range(10):
+        legacy.set(f"session:{number}", document(number))
+    move.run()
+    legacy.set("session:1", document(11))
+    legacy.delete("session:2")
+
+    def busy(*arguments: Any) -> Any:
+        legacy.set("session:1", document(12))
+        legacy.set("session:2", document(22))
+        exported = export(*arguments)
+        legacy.set("session:1", document(13))
+        return exported
+
+    monkeypatch.setattr("agui_pipelines.phases.sync.export", busy)
+    assert synced(move).deleted == 0
+    assert [json.loads(target.documents()[id_]) for id_ in ("1", "2")] == [{"n": 12}, {"n": 22}]
+    monkeypatch.undo()
+    monkeypatch.setattr("agui_pipelines.phases.sync.expect_exported", lambda *_: ())
+    monkeypatch.setattr("agui_pipelines.phases.sync.expect_staged", lambda *_: ())
+    assert synced(move).updated == 1
+    assert json.loads(target.documents()["1"]) == {"n": 13}
+
+
+def test_ids_that_a_transform_renames_are_followed_and_never_fall_together(
+    move: Move, legacy: redis.Redis, target: PostgresTarget, tmp_path: Path
+) -> None:
+    (tmp_path / "shortened.py").write_text(
+        "def shorten(state_id, document):\n    return state_id.removeprefix('session:').lower(), document\n"
+    )
+    renaming = move.but(transforms=[{"python": "shortened:shorten"}])
+    for name in "ABCDEFGH":
+        legacy.set(f"session:{name}", document(1))
+    renaming.run()
+    legacy.set("session:A", document(2))
+    legacy.delete("session:B")
+    report = synced(renaming)
+    assert (report.updated, report.deleted) == (1, 1)
+    assert {id_: json.loads(text)["n"] for id_, text in target.documents().items()} == {
+        "a": 2,
+        **dict.fromkeys("cdefgh", 1),
+    }
+    legacy.set("session:c", document(3))
+    with pytest.raises(CollisionError, match=r"'c'"):
+        synced(renaming)
+    assert json.loads(target.documents()["c"]) == {"n": 1}
+
+
+def test_a_record_that_is_rejected_stops_a_sync_or_leaves_what_the_target_has(
+    move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
+    for number in range(10):
+        legacy.set(f"session:{number}", document(number))
+    move.run()
+    legacy.set("session:1", b'{"nul": "\\u0000"}')  # which PostgreSQL holds in no document
+    legacy.set("session:2", document(22))
+    with pytest.raises(RejectLimitError, match="session:1"):
+        synced(move)
+    assert json.loads(target.documents()["2"]) == {"n": 2}
+    lenient = move.but(limits={"max_rejects": 1})
+    report = synced(lenient)
+    assert (report.updated, report.rejected, report.deleted) == (1, 1, 0)
+    assert json.loads(target.documents()["1"]) == {"n": 1}
+    assert synced(lenient).changed == 0
+    legacy.delete("session:1")
+    assert synced(lenient).deleted == 1
+    assert "1" not in target.documents()
+
+
+def test_values_that_are_no_documents_do_not_look_changed_each_time(move: Move, legacy: redis.Redis) -> None:
+    legacy.set("session:text", "plain")
+    legacy.set("session:brace", "{not json")
+    legacy.rpush("session:list", "a", "b")
+    legacy.set("session:document", document(1))
+    move.run()
+    assert synced(move).changed == 0
+    legacy.rpush("session:list", "c")
+    legacy.set("session:text", "other")
+    legacy.set("session:brace", "{other")
+    assert synced(move).updated == 3
+
+
+def test_a_source_that_can_only_be_scanned_is_scanned_for_each_round(
+    migration: Callable[..., Move], target: PostgresTarget, tmp_path: Path
+) -> None:
+    file = tmp_path / "states.jsonl"
+
+    def write(**states: int) -> None:
+        file.write_text("".join(json.dumps({"id": id_, "n": n}) + "\n" for id_, n in states.items()))
+
+    write(a=1, b=2, c=3)
+    move = migration(
+        source={"type": "jsonl", "path": str(file), "id_column": "id"},
+        target=target.config,
+        sync={"max_delete_fraction": 0.5},
+    )
+    move.run()
+    assert synced(move).changed == 0
+    write(a=1, b=22, d=4)
+    report = synced(move)
+    assert (report.created, report.updated, report.deleted) == (1, 1, 1)
+    assert set(target.documents()) == {"a", "b", "d"}
+    assert synced(move).changed == 0
+    assert len(move.session().workspace.names("spools")) == 1  # that of the plan
+
+
+def test_a_round_can_be_taken_back_and_is_then_found_again(
+    move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
+    for number in range(10):
+        legacy.set(f"session:{number}", document(number))
+    move.run()
+    before = target.documents()
+    legacy.set("session:1", document(11))
+    legacy.set("session:new", document(1))
+    legacy.delete("session:2")
+    synced(move)
+    after = target.documents()
+    rollback(move.session())
+    assert target.documents() == before
+    report = synced(move)
+    assert (report.created, report.updated, report.deleted) == (1, 1, 1)
+    assert target.documents() == after
+
+
+def test_what_a_new_import_does_not_move_any_more_is_found_to_be_gone_by_the_next_sync(
+    move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
+    for number in range(10):
+        legacy.set(f"session:{number}", document(number))
+    move.run()
+    synced(move)
+    legacy.set("session:1", document(11))
+    synced(move)
+    legacy.delete("session:2")
+    move.run()
+    assert "2" in target.documents()
+    assert synced(move).deleted == 1
+    assert "2" not in target.documents()
+
+
+def test_what_rounds_keep_in_the_workspace_does_not_grow(
+    move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
+    legacy.set("session:1", document(1))
+    few = move.but(backup={"keep": 1})
+    few.run()
+    for number in range(4):
+        legacy.set("session:1", document(number + 2))
+        synced(few)
+    workspace = few.session().workspace
+    assert len(workspace.names("cursors")) == 2
+    assert not [name for name in workspace.names("catalogues") if name.startswith("sync-")]
+    made = backups(few.session())
+    assert len(made) == 2  # of the import, and of the newest round
+
+
+def test_the_cursor_of_the_other_direction_is_made_without_an_import(
+    migration: Callable[..., Move], config: Config, opened: Opened
+) -> None:
+    one, two = config("redis", "one"), config("postgresql", "two")
+    here, there = opened(one), opened(two)
+    for number in range(8):
+        here.set_state(f"s{number}", document(number))
+    migration(source=one, target=two).run()
+    back = migration(name="story-back", source=two, target=one)
+    seeded = seed_cursor(back.session())
+    assert (seeded.ids, seeded.records, seeded.seeded) == (8, 8, True)
+    assert synced(back).changed == 0
+    there.set_state("s1", document(11))
+    there.delete_state("s2")
+    report = synced(back)
+    assert (report.updated, report.deleted) == (1, 1)
+    assert held(here) == held(there)

@@ -8,15 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 
 from agui_pipelines.errors import RefusedError
 from agui_pipelines.phases.cursor import current_cursor, record
 from agui_pipelines.phases.sync import follow, sync
 from agui_pipelines.ports import Store, Version
+from agui_pipelines.records import Kind
 from tests.integration.conftest import Move, PostgresTarget
 
-NUMBERED = "INSERT INTO ag_states (state_id, data) SELECT 's' || n, json_build_object('n', n) FROM generate_series(1, %s) n"
+pytestmark = pytest.mark.usefixtures("without_suites")
+
+NUMBERED = (
+    "INSERT INTO ag_states (state_id, data) SELECT 's' || n, json_build_object('n', n) FROM generate_series(1, %s) n"
+)
 
 
 @pytest.fixture
@@ -133,7 +139,9 @@ def test_rows_of_a_table_are_found_by_their_transaction_too(
     source.execute("UPDATE carts SET total = total + 1 WHERE id <= 700")
     assert sync(move.session()).updated == 700
     assert sync(move.session(), complete=True).changed == 0
-    selecting = migration(name="some", source={**rows, "where": "id < 10"}, target=target.config, sync={"feed": "watermark"})
+    selecting = migration(
+        name="some", source={**rows, "where": "id < 10"}, target=target.config, sync={"feed": "watermark"}
+    )
     selecting.but(backup={"before_import": False}).run()
     with pytest.raises(RefusedError, match=r"sync\.feed is 'watermark'"):
         sync(selecting.but(backup={"before_import": False}).session())
@@ -151,10 +159,6 @@ def test_a_version_that_moves_to_another_state_moves_in_the_target(
     source.save_version(moving)
     move = migration(source=from_, target=to)
     move.run()
-    import pyarrow as pa
-
-    from agui_pipelines.records import Kind
-
     source.remove(Kind.VERSION, pa.RecordBatch.from_pylist([{"state_id": "a", "version_id": "v"}]))
     source.save_version(replace(moving, state_id="b"))
     sync(move.session())
