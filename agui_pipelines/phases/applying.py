@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,7 @@ from typing import IO, Any, Final
 
 import pyarrow as pa
 
+from agui_pipelines.errors import CollisionError
 from agui_pipelines.keyspace import CATALOGUE, cut, owners, write_catalogue
 from agui_pipelines.phases.comparison import EXPIRY_MILLISECONDS, Comparison
 from agui_pipelines.phases.cursor import TARGET_ROW, Cursor
@@ -20,6 +21,7 @@ from agui_pipelines.phases.rounds import Round
 from agui_pipelines.phases.session import Session
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import ORIGIN, SCHEMAS, Kind, id_columns
+from agui_pipelines.staging import SnapshotReader
 
 _PAGE: Final = 5_000
 _FEW: Final = 1_000
@@ -191,32 +193,57 @@ def application(session: Session, round_: Round, cursor: Cursor, meter: Meter) -
     with Comparison(expiry=round_.plan.route.get("expiry") == "kept", times=times) as comparison:
         staged = round_.staged(session)
         comparison.expect(staged)
-        comparison.insert("renamed", pa.table([[], []], schema=ORIGIN))
-        for snapshot in staged:
-            if snapshot.manifest.origins_segment is not None:
-                for batch in snapshot.origins():
-                    comparison.insert("renamed", batch)
-        comparison.query(
-            "CREATE TABLE origins_once AS SELECT DISTINCT state_id, encode(source_id) AS source_id FROM renamed"
-        )
-        comparison.query("DROP TABLE renamed")
-        comparison.query("ALTER TABLE origins_once RENAME TO renamed")
-        comparison.insert("touched", pa.table([[]], schema=_TOUCHED))
-        for batch in round_.touched(session):
-            comparison.insert("touched", pa.RecordBatch.from_arrays(batch.columns, schema=_TOUCHED))
-        comparison.insert("held", TARGET_ROW.empty_table())
-        for batch in cursor.targets(session):
-            comparison.insert("held_of_all", batch)
-            comparison.query("INSERT INTO held SELECT * FROM held_of_all SEMI JOIN touched USING (source_id)")
-            comparison.query("DELETE FROM held_of_all")
+        comparison.join()  # puts down what was expected
+        comparison.query("DROP TABLE joined")
+        _insert_origins(comparison, staged)
+        _insert_held(session, comparison, round_, cursor)
         comparison.insert("spared", pa.table([_rejected(session, round_)], schema=_TOUCHED))
         made = Application(session, round_, comparison, meter)
-        comparison.join()
-        comparison.query("DROP TABLE joined")
         comparison.query(
             f"CREATE TABLE removed AS SELECT DISTINCT h.kind, h.target_id AS id, h.other {_ABSENT} AND NOT {_SPARED}"
         )
         yield made
+
+
+def _insert_origins(comparison: Comparison, staged: Sequence[SnapshotReader]) -> None:
+    """The table ``renamed``: which id of the source became which, where a transform may have renamed them."""
+    comparison.insert("pairs", pa.table([[], []], schema=ORIGIN))
+    for snapshot in staged:
+        if snapshot.manifest.origins_segment is not None:
+            for batch in snapshot.origins():
+                comparison.insert("pairs", batch)
+    comparison.query("CREATE TABLE renamed AS SELECT DISTINCT state_id, encode(source_id) AS source_id FROM pairs")
+
+
+def _insert_held(session: Session, comparison: Comparison, round_: Round, cursor: Cursor) -> None:
+    """The table ``held``. Raises `CollisionError` if an id is taken by what came from an id that is not of the round."""
+    comparison.insert("touched", _TOUCHED.empty_table())
+    for batch in round_.touched(session):
+        comparison.insert("touched", pa.RecordBatch.from_arrays(batch.columns, schema=_TOUCHED))
+    comparison.insert("held", TARGET_ROW.empty_table())
+    comparison.query("CREATE TABLE taken (target_id VARCHAR, source_id BLOB)")
+    [(renamed,)] = comparison.query("SELECT count(*) FROM renamed")
+    for batch in cursor.targets(session):
+        comparison.insert("some", batch)
+        comparison.query("INSERT INTO held SELECT * FROM some SEMI JOIN touched USING (source_id)")
+        if renamed:
+            comparison.query(
+                "INSERT INTO taken SELECT DISTINCT target_id, source_id FROM some "
+                "SEMI JOIN renamed r ON r.state_id = some.target_id ANTI JOIN touched USING (source_id)"
+            )
+        comparison.query("DELETE FROM some")
+    rows = comparison.query(
+        "SELECT DISTINCT t.target_id, decode(t.source_id), decode(r.source_id) FROM taken t "
+        "JOIN renamed r ON r.state_id = t.target_id ORDER BY 1 LIMIT 100"
+    )
+    if rows:
+        raise CollisionError(
+            "After the transforms, different source ids want the same id: "
+            f"{', '.join(f'{id_!r} (from {one!r} and {other!r})' for id_, one, other in rows[:5])}.",
+            why="Only one of each could be kept; the first is in the target already. Nothing was written.",
+            remedy="Change the transforms so that different ids stay different, and run the whole migration again.",
+            ids=[id_ for id_, *_ in rows],
+        )
 
 
 def _rejected(session: Session, round_: Round) -> Any:

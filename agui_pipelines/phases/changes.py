@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from agui_pipelines.phases.confirming import confirm
 from agui_pipelines.phases.cursor import Cursor
 from agui_pipelines.phases.feeds import DigestFeed
 from agui_pipelines.phases.looking import Opened, findings, look_at_all
@@ -45,6 +46,7 @@ def changes_since(session: Session, cursor: Cursor) -> Changes:
     meter = session.meter(PHASE)
     with looking(session, meter, cursor.stamped_at) as opened, findings() as found:
         DigestFeed().find(session, opened, cursor, meter, found)
+        confirm(session, opened, cursor, meter, found)
         seconds = meter.finish().seconds
         return Changes(found.changed.names, found.gone.names, found.expired, found.checked, seconds)
 

@@ -252,14 +252,10 @@ class _Known:
         expiries = batch.column("expires_at")
         if self.expiries or expiries.null_count < len(expiries):
             moments = expiries.cast(pa.int64()).to_pylist()
-            changed += [id_ for id_, moment in zip(ids, moments, strict=True) if self._is_other(id_, moment)]
+            changed += [
+                id_ for id_, moment in zip(ids, moments, strict=True) if is_other_moment(self.expiries.get(id_), moment)
+            ]
         return changed
-
-    def _is_other(self, id_: bytes, moment: int | None) -> bool:
-        known = self.expiries.get(id_)
-        if known is None or moment is None:
-            return known is not moment
-        return abs(known - moment) > EXPIRY_MILLISECONDS
 
     def rest(self, histories: dict[bytes, bytes]) -> tuple[set[bytes], list[bytes]]:
         """Once all was met: ids whose histories are other than they were, or whose state is gone; and those that are gone."""
@@ -276,6 +272,13 @@ class _Known:
             else:
                 gone.append(id_)
         return changed, gone
+
+
+def is_other_moment(one: int | None, other: int | None) -> bool:
+    """Whether two expiries are not one."""
+    if one is None or other is None:
+        return one is not other
+    return abs(one - other) > EXPIRY_MILLISECONDS
 
 
 def _within(ids: pa.Array, key_range: KeyRange) -> pa.Array:

@@ -30,6 +30,7 @@ from agui_pipelines.phases import cursor as cursors
 from agui_pipelines.phases import guards, rounds
 from agui_pipelines.phases.applying import Application, application
 from agui_pipelines.phases.changes import looking
+from agui_pipelines.phases.confirming import confirm
 from agui_pipelines.phases.cursor import Cursor, current_cursor
 from agui_pipelines.phases.expect import expect_exported, expect_staged
 from agui_pipelines.phases.export import export, exported
@@ -181,6 +182,7 @@ def _round(session: Session, *, accept_deletes: bool, complete: bool, partial: i
             with looking(session, meter, before.stamped_at, keep=round_id) as opened:
                 feed = choose(session, opened, found_by, place.horizon, complete=complete or older)
                 feed.find(session, opened, before, meter, found)
+                confirm(session, opened, before, meter, found)
             guards.require_few_deletes(session, before, found, complete=feed.complete, accept_deletes=accept_deletes)
             facts = {
                 "feed": feed.name,

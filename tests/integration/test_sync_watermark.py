@@ -98,7 +98,7 @@ def test_every_so_often_a_round_looks_at_everything_and_finds_what_is_gone(
 
 
 def test_who_follows_looks_at_everything_as_often(moved: tuple[Move, PostgresTarget, Store]) -> None:
-    move, source, target = moved
+    move, source, _ = moved
     source.execute("DELETE FROM ag_states WHERE state_id = 's1'")
     session = move.but(sync={"digest_every": 3}).session()
     feeds = []
