@@ -3,9 +3,9 @@
     pip install -e '.[bench]' && python benchmarks/sync.py
 
 An embedded Redis holds states of about 1 KB, of which some expire; a migration moves them into a store of files, and each
-round then syncs once more (``sync``) and runs the loop once (``loop``: SCAN, MGET 500, PEXPIRETIME, xxh3 of each value, compared
-with a dict), in turn, as rates of a shared machine drift within minutes. Medians and their ratio are printed as a Markdown
-table. The loop reads in one process over one connection, and knows what it compares with from memory.
+round then syncs once more (``sync``) and runs the loop once (``loop``: SCAN, MGET 500, PEXPIRETIME, xxh3 of each value,
+compared with a dict), in turn, as rates of a shared machine drift within minutes. Medians and their ratio are printed as a
+Markdown table. The loop reads in one process over one connection, and knows what it compares with from memory.
 
 ``--source redis`` syncs from an AG-UI store, where versions and snapshots have to be looked for as well.
 """

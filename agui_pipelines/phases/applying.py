@@ -224,14 +224,14 @@ def _insert_held(session: Session, comparison: Comparison, round_: Round, cursor
     comparison.query("CREATE TABLE taken (target_id VARCHAR, source_id BLOB)")
     [(renamed,)] = comparison.query("SELECT count(*) FROM renamed")
     for batch in cursor.targets(session):
-        comparison.insert("some", batch)
-        comparison.query("INSERT INTO held SELECT * FROM some SEMI JOIN touched USING (source_id)")
+        comparison.insert("of_all", batch)
+        comparison.query("INSERT INTO held SELECT * FROM of_all SEMI JOIN touched USING (source_id)")
         if renamed:
             comparison.query(
-                "INSERT INTO taken SELECT DISTINCT target_id, source_id FROM some "
-                "SEMI JOIN renamed r ON r.state_id = some.target_id ANTI JOIN touched USING (source_id)"
+                "INSERT INTO taken SELECT DISTINCT target_id, source_id FROM of_all "
+                "SEMI JOIN renamed r ON r.state_id = of_all.target_id ANTI JOIN touched USING (source_id)"
             )
-        comparison.query("DELETE FROM some")
+        comparison.query("DELETE FROM of_all")
     rows = comparison.query(
         "SELECT DISTINCT t.target_id, decode(t.source_id), decode(r.source_id) FROM taken t "
         "JOIN renamed r ON r.state_id = t.target_id ORDER BY 1 LIMIT 100"
