@@ -159,7 +159,7 @@ class Application:
         else:
             with file.open("rb") as catalogue:
                 ranges = cut(catalogue, self.session.migration.ranges)
-            spans = Within(partial(_opened, file), ranges).spans()
+            spans = Within(partial(_opened, file), ranges, sparse=True).spans()
         observe(
             self.session,
             self.session.target,

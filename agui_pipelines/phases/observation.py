@@ -51,6 +51,8 @@ class Within:
 
     reading: Callable[[], AbstractContextManager[IO[bytes]]]
     ranges: Sequence[KeyRange]
+    sparse: bool = False
+    """Whether they are few of the ids that lie between them; see `Span.sparse`."""
 
     def spans(self, *, empty: bool = False) -> list[Spans]:
         """One for each range; for those without keys only if `empty`."""
@@ -59,7 +61,7 @@ class Within:
     @contextmanager
     def _opened(self, key_range: KeyRange) -> Iterator[Sequence[Span]]:
         with self.reading() as file:
-            yield [Span(key_range, pq.ParquetFile(file))]
+            yield [Span(key_range, pq.ParquetFile(file), sparse=self.sparse)]
 
 
 def spans_of_ids(ids: Sequence[bytes]) -> list[Spans]:

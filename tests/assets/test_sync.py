@@ -1,0 +1,38 @@
+"""The job `sync`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.conftest import Move
+
+
+@pytest.fixture(autouse=True)
+def without_suites(monkeypatch):
+    """They take longer than all the rest of a small sync, and are the same ones that an import is held to."""
+    for name in ("expect_exported", "expect_staged"):
+        monkeypatch.setattr(f"agui_pipelines.phases.sync.{name}", lambda *_: ())
+
+
+def test_a_run_of_the_job_syncs_and_tells_its_figures(launcher, legacy, moved):
+    assert Move(launcher.text, launcher.folder).run().validation.passed
+    legacy.set("session:001", '{"number": 1000}')
+    legacy.delete("session:002")
+
+    result = launcher.run("sync")
+
+    assert moved()["001"] == {"number": 1000}
+    assert "002" not in moved()
+    [event] = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
+    told = {name: value.value for name, value in event.step_output_data.metadata.items()}
+    assert (told["updated"], told["deleted"], told["checked"]) == (1, 1, 99)
+
+
+def test_a_run_that_is_refused_fails_and_writes_nothing(launcher, legacy, moved):
+    assert Move(launcher.text, launcher.folder).run().validation.passed
+    legacy.flushdb()
+
+    result = launcher.launch("sync")
+
+    assert not result.success
+    assert len(moved()) == 100
