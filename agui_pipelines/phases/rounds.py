@@ -18,7 +18,7 @@ from agui_pipelines.phases.export import PHASE as EXPORT
 from agui_pipelines.phases.export import exported
 from agui_pipelines.phases.looking import Findings
 from agui_pipelines.phases.plan import PHASE as PLAN
-from agui_pipelines.phases.plan import Plan, outputs_of, plan_of, route_of
+from agui_pipelines.phases.plan import Plan, listing_id, outputs_of, plan_of, route_of
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import BEGUN, RESTORE_BEGUN, ROUND, SYNC, standing
 from agui_pipelines.phases.transform import PHASE as TRANSFORM
@@ -83,10 +83,15 @@ def begin(
     place: Place,
     found: Findings,
     leave: Iterable[bytes],
+    *,
+    scanned: str,
     **facts: Any,
 ) -> Round:
-    """Plan a round over what was found, without the ids that are to be left alone, and name it in the ledger."""
-    name = f"catalogues/{round_id}.parquet"
+    """Plan a round over what was found, without the ids that are to be left alone, and name it in the ledger.
+
+    `scanned`: the id under which a source that can only be scanned was; the round's own, unless another one began before.
+    """
+    name = f"catalogues/{scanned}.parquet"
     with session.workspace.writing(name) as file:
         write_catalogue(_keys(found, leave), file)
     with session.workspace.reading(name) as file:
@@ -106,6 +111,7 @@ def begin(
             ranges=tuple(ranges),
             route=route_of(session, target),
             catalogue_checksum=session.workspace.checksum(name),
+            listing="" if scanned == round_id else scanned,
             stamped_at=cursor.stamped_at,
         )
     told = {"cursor_id": cursor.cursor_id, "server": place.server, "horizon": place.horizon, **facts}
@@ -128,14 +134,16 @@ def unfinished(session: Session) -> Round | None:
     return None
 
 
-def forget(session: Session, round_id: str) -> None:
+def forget(session: Session, round_id: str, *, keeping_scan: bool = False) -> None:
     """Remove what a round keeps in the workspace, but for the snapshots that hold rejects."""
     for phase in (EXPORT, TRANSFORM):
         for entry in session.ledger.entries(phase=phase, plan_id=round_id):
             if not entry.outputs["rejects"]:
                 session.workspace.remove_folder(f"snapshots/{entry.outputs['snapshot_id']}")
-    session.workspace.remove(f"catalogues/{round_id}.parquet")
-    remove_spool(session.workspace, round_id)
+    entry = session.ledger.last(ROUND, plan_id=round_id)
+    if entry is not None and not keeping_scan:
+        session.workspace.remove(f"catalogues/{listing_id(entry)}.parquet")
+        remove_spool(session.workspace, listing_id(entry))
 
 
 def starting_point(session: Session, server: str) -> Cursor:

@@ -233,8 +233,15 @@ def _carried_out(
     """Plan the round and carry it out; without what is in conflict, if that is to be left alone."""
     left = Names()
     leave: set[bytes] = set()
+    scanned = round_id
     while True:
-        begun = rounds.begin(session, round_id, before, place, found, leave, **facts)
+        begun = rounds.begin(session, round_id, before, place, found, leave, scanned=scanned, **facts)
+        if leave and not begun.plan.keys:  # nothing but what is left alone
+            rounds.forget(session, round_id)
+            seconds = time.monotonic() - began
+            return SyncReport(
+                "", begun.feed, begun.complete, begun.checked, conflicts=left, seconds=seconds, lag_seconds=seconds
+            )
         _stage(session, begun)
         meter = session.meter("sync_target")
         with application(session, begun, before, meter) as applied:
@@ -243,7 +250,9 @@ def _carried_out(
             if conflicts.count and policy == "target" and not leave.issuperset(ids):
                 left = Names(tuple(sorted({*left.ids, *conflicts.ids})), left.count + conflicts.count)
                 leave.update(ids)
-                rounds.forget(session, round_id)
+                # What is left alone is to be found again, and so everything that was written since.
+                place = replace(place, horizon=before.horizon)
+                rounds.forget(session, round_id, keeping_scan=True)
                 round_id = new_id("sync")
                 continue
             if conflicts.count and policy != "source":

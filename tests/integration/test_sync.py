@@ -463,6 +463,11 @@ def test_a_source_that_can_only_be_scanned_is_scanned_for_each_round(
     assert (report.created, report.updated, report.deleted) == (1, 1, 1)
     assert set(target.documents()) == {"a", "b", "d"}
     assert synced(move).changed == 0
+    target.execute("UPDATE ag_states SET data = '{}' WHERE state_id = 'a'")
+    write(a=11, b=23, d=4)
+    left = synced(move.but(sync={"on_conflict": "target"}))
+    assert (left.updated, left.conflicts.ids) == (1, ("a",))
+    assert synced(move.but(sync={"on_conflict": "target"})).conflicts.ids == ("a",)
     assert len(move.session().workspace.names("spools")) == 1  # that of the plan
 
 
