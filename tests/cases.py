@@ -29,3 +29,11 @@ def thinned(*axes: Iterable[Any]) -> list[Any]:
         names = [str(each.id or each.values[0]) for each in chosen]
         cases.append(pytest.param(*(v for each in chosen for v in each.values), id="-".join(names), marks=marks))
     return cases
+
+
+def chiefly(value: Any, values: Iterable[Any]) -> list[Any]:
+    """All values, of which only one is none that is marked ``long``.
+
+    For what is the same code for each of them, which other tests of the default suite run with the others.
+    """
+    return [each if each == value else pytest.param(each, marks=pytest.mark.long) for each in values]

@@ -109,7 +109,7 @@ def _print_sample(values: dict[str, Any]) -> None:
     told = {
         "Prefixes of ids": _counts(sample["prefixes"]),
         "Values": _counts(sample["kinds_of_value"]),
-        "Not JSON objects": sample["not_json"] or "",
+        "Not JSON objects": f"{sample['not_json']:,} ({sample['not_json_share']:.1%})" if sample["not_json"] else "",
         "Types in documents": _counts(sample["types"]),
         "Encodings": _counts(sample["encodings"]),
         "Levels of nesting": _counts(sample["depths"]),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.phases.session import End, Session
 from agui_pipelines.upgrade import versions
 from agui_pipelines.upgrade.store import UpgradeReport, preview
 from agui_pipelines.upgrade.store import upgrade as upgraded
+
+_NEW_KEYS: Final = "2.1.0"
+"""From which version on configuration files are written in another dialect."""
 
 
 def upgrade(
@@ -67,6 +72,10 @@ def _print(report: UpgradeReport) -> None:
         found |= {f"{step.version} → {step.to}": _told(step.changes) + (" (before)" if step.resumed else "")}
     found |= {"Backup": report.backup_id, "Seconds": f"{report.seconds:.1f}"}
     output.rows(f"Upgraded {report.place} from {report.version} to {report.to}", found)
+    if any(step.to == _NEW_KEYS for step in report.steps):
+        output.say(
+            f"Configuration files have other keys from {_NEW_KEYS} on: agui-migrate upgrade-config FILE shows them."
+        )
 
 
 def _print_steps(report: UpgradeReport) -> None:

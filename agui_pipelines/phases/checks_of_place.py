@@ -56,7 +56,7 @@ def _privileges(case: Case) -> Iterable[Check]:
             what = "an import needs" if needed else "only taking an import back needs"
             told = "; ".join(f"{one.action}: {one.denied}" for one in missing)
             remedies = " ".join(dict.fromkeys(one.remedy for one in missing))
-            yield Check(name, "block" if verdict == "block" else "warn", f"Denied, and {what} it: {told}.", remedies)
+            yield Check(name, "block" if verdict == "block" else "warn", f"Refused, and {what} it: {told}.", remedies)
     if not denied:
         actions = ", ".join(one.action for one in tried)
         yield Check(name, "pass", f"Tried and taken back: {actions}.")
@@ -229,7 +229,8 @@ def _wal_level(case: Case) -> Iterable[Check]:
     kind = wanted.get("type") if isinstance(wanted, dict) else wanted
     level = case.assessment.measurement.details.get("wal_level")
     if level is None or level == "logical" or kind not in ("rolling", "blue_green"):
-        yield Check("wal_level", "pass", f"wal_level is {level}." if level else "The source is no PostgreSQL.")
+        unknown = "It is not known of this source, or it has none."
+        yield Check("wal_level", "pass", f"wal_level is {level}." if level else unknown)
         return
     yield Check(
         "wal_level",

@@ -125,6 +125,12 @@ class Profile:
         )
         return wrapped + undecodable
 
+    @property
+    def not_json_share(self) -> float | None:
+        """Of all that was looked at, be it records or rejects; None if there was nothing."""
+        values = sum(self.records.values()) + sum(found.count for found in self.rejects.values())
+        return self.not_json / values if values else None
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "records": self.records,
@@ -134,6 +140,7 @@ class Profile:
             "ids_not_ascii": self.ids_not_ascii,
             "kinds_of_value": self.kinds_of_value,
             "not_json": self.not_json,
+            "not_json_share": self.not_json_share,
             "types": self.types,
             "encodings": self.encodings,
             "depths": {str(depth): count for depth, count in sorted(self.depths.items())},

@@ -43,8 +43,12 @@ from agui_pipelines.staging.workspace import new_id
 from agui_pipelines.stores.scratch import Scratches, is_left, new_name, remove_left, scratch_places
 
 PHASE: Final = "rehearse"
-LARGE: Final = 10_000
-"""Keys of the larger sample, of which the smaller one has a tenth, and the first one of all a thousandth."""
+LARGE: Final = 20_000
+"""Keys of the larger sample, of which the smaller one has a quarter, and the first one of all a thousandth.
+
+While worker processes start, a thousand records or so are read beside them for nothing; samples as small as that would say too
+little of what each record takes.
+"""
 SAMPLE_BYTES: Final = 256 * 1024 * 1024
 """What a sample may hold at most, about. Of a source that does not tell, the first round tells how large states are."""
 
@@ -124,7 +128,7 @@ def rehearse(session: Session, plan: Plan, *, large: int = LARGE, size: int | No
             for number in range(_ROUNDS):
                 if number == 1:  # by now it is known how large states are
                     large = _most(large, rounds, each)
-                    small = max(1, large // 10)
+                    small = max(1, large // 4)
                     sizes += [small, large, small, large]
                 with _scratch(session, places, left) as (name, config):
                     rounds.append(_round(session, plan, name, config, sizes[number]))

@@ -140,10 +140,10 @@ def forget(session: Session, round_id: str, *, keeping_scan: bool = False) -> No
         for entry in session.ledger.entries(phase=phase, plan_id=round_id):
             if not entry.outputs["rejects"]:
                 session.workspace.remove_folder(f"snapshots/{entry.outputs['snapshot_id']}")
-    entry = session.ledger.last(ROUND, plan_id=round_id)
-    if entry is not None and not keeping_scan:
-        session.workspace.remove(f"catalogues/{listing_id(entry)}.parquet")
-        remove_spool(session.workspace, listing_id(entry))
+    named = session.ledger.last(ROUND, plan_id=round_id)
+    if named is not None and not keeping_scan:
+        session.workspace.remove(f"catalogues/{listing_id(named)}.parquet")
+        remove_spool(session.workspace, listing_id(named))
 
 
 def starting_point(session: Session, server: str) -> Cursor:

@@ -29,6 +29,12 @@ _EXPIRE: Final = "set an expiry (PEXPIRE)"
 _DELETE: Final = "delete a key (DEL)"
 _SCRATCH_MS: Final = 60_000
 """A scratch key goes by itself after this time, should nobody be able to delete it."""
+_REMEDIES: Final = {
+    "OOM": "Raise maxmemory, or make room there.",
+    "READONLY": "Name the primary in the target's configuration: this server is a replica.",
+    "MISCONF": "Mend what keeps the server from saving, or set stop-writes-on-bgsave-error to no.",
+}
+"""Of refusals that are no matter of what the user may do, by their code."""
 _OVERHEAD: Final = 90
 """Bytes that a string key takes beside its value: an entry of the table, two objects and their headers, about."""
 
@@ -151,7 +157,7 @@ def _tried(wire: RedisWire, layout: Layout) -> tuple[Privilege, ...]:
                 continue
             denied = _denial(wire, command, *((b"PEXPIRE", key, _SCRATCH_MS) for key in lasting))
             if action not in found or denied:
-                found[action] = Privilege(action, denied, needed, _grant(command[0]) if denied else "")
+                found[action] = Privilege(action, denied, needed, _remedy(command[0], denied) if denied else "")
     finally:
         with suppress(MigrationError):
             # A transaction that could be begun and not ended would swallow what comes after it.
@@ -167,6 +173,9 @@ def _denial(wire: RedisWire, command: tuple[bytes | int, ...], *after: tuple[byt
     return "" if text.startswith("ERR EXEC without MULTI") else text.partition(", with args beginning")[0].rstrip(".")
 
 
-def _grant(command: bytes | int) -> str:
+def _remedy(command: bytes | int, said: str) -> str:
+    code = said.partition(" ")[0]
+    if code in _REMEDIES:
+        return _REMEDIES[code]
     name = command.decode().lower() if isinstance(command, bytes) else ""
     return f"Grant it: ACL SETUSER <user> +{name}, for keys of the store's prefix."

@@ -28,6 +28,7 @@ def test_a_run_of_the_job_syncs_and_tells_its_figures(launcher, legacy, moved):
     assert (told["updated"], told["deleted"], told["checked"]) == (1, 1, 99)
 
 
+@pytest.mark.long
 def test_a_run_that_is_refused_fails_and_writes_nothing(launcher, legacy, moved):
     assert Move(launcher.text, launcher.folder).run().validation.passed
     legacy.flushdb()

@@ -6,6 +6,8 @@ import json
 import signal
 import time
 
+import pytest
+
 from tests.e2e.conftest import migrated
 
 
@@ -36,6 +38,7 @@ def test_a_sync_says_what_it_did_and_what_stops_it(command, written, text, legac
     assert command("sync", file, "--every", "often", "--follow").code == 2
 
 
+@pytest.mark.long
 def test_following_brings_changes_until_it_is_stopped(start, written, text, legacy, documents):
     file = written(text)
     migrated(file)

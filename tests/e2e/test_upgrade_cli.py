@@ -67,6 +67,14 @@ def test_a_store_may_be_named_by_its_configuration(command, file, store):
     assert (store / "VERSION").read_text() == "1.1.0\n"
 
 
+def test_whoever_upgrades_to_2_1_hears_of_its_configuration(command, file, store):
+    for document in store.glob("states/*.json"):
+        document.write_text('{"version": "2.0", "data": {}}')
+    (store / "VERSION").write_text("2.0.0\n")
+    done = command("upgrade", file, "--to", "2.1.0", "--yes")
+    assert (done.code, "agui-migrate upgrade-config" in done.out) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -246,6 +246,7 @@ def test_keys_of_any_redis(legacy, assessed, migration):
     assert found.states == 5
     assert found.profile.kinds_of_value == {"JSON object": 2, "string": 2, "hash": 1}
     assert found.profile.not_json == 3
+    assert found.profile.to_dict()["not_json_share"] == 3 / 5
     assert found.profile.expiries == {"under 1 hour": 1, "under 7 days": 1, "never": 3}
     assert found.profile.findings["duplicate_keys"].ids == ["session:1"]
     assert found.measurement.details["of these with an expiry"] == "2"

@@ -256,6 +256,21 @@ def test_a_target_whose_memory_is_too_small(source, checked, config):
     assert (required.verdict, "requirements.max_memory" in required.reason) == ("warn", True)
 
 
+@pytest.mark.parametrize(
+    ("replica", "remedy"), [(False, "Raise maxmemory"), (True, "Name the primary")], ids=["full", "replica"]
+)
+def test_a_refusal_that_is_no_matter_of_permission_is_told_as_what_it_is(source, checked, replica, remedy):
+    with EmbeddedRedis() as primary, EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
+        if replica:
+            client.replicaof("127.0.0.1", primary.port)
+        else:
+            client.config_set("maxmemory", "1")
+        found = checked(source({"a": {}}), {"type": "redis", "connection_url": server.url})["target_privileges"]
+        assert found.verdict == "block"
+        assert found.remedy.startswith(remedy)
+        assert "ACL SETUSER" not in found.remedy
+
+
 def test_a_target_that_does_not_tell_of_its_memory(source, checked):
     with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
         client.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", "-info", "-config")

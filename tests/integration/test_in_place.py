@@ -19,7 +19,7 @@ from agui_pipelines.phases.validate import validate
 from agui_pipelines.ports import Snapshot, Version
 from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.upgrade.store import upgrade
-from tests.cases import thinned
+from tests.cases import chiefly, thinned
 from tests.integration.forker import Forker
 from tests.integration.test_backup import everything
 
@@ -135,6 +135,7 @@ def test_states_and_histories_become_format_2_and_the_marker_says_so(move, place
     assert opened(place).version() == "2.0.0"
 
 
+@pytest.mark.parametrize("place", chiefly("postgresql", BACKENDS), indirect=True)
 def test_a_migrated_history_can_be_replayed_again(move, place, opened, migration, config):
     move.run()
     again = migration(name="again", source=place, target=config("redis", "other")).run()
@@ -152,6 +153,7 @@ def test_into_another_store_the_target_says_what_it_is_and_the_source_stays(move
     assert opened(place).version() is None
 
 
+@pytest.mark.parametrize("place", chiefly("redis", BACKENDS), indirect=True)
 def test_a_rollback_puts_back_every_record_and_the_marker(move, place, opened):
     store = opened(place)
     store.set_version("1.2.0")
@@ -233,7 +235,7 @@ def test_files_that_lie_elsewhere_would_stay_beside_what_is_written(config, open
 POINTS = ["batches 3", "batches 20", "after ledger/*-import-*"]
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(("place", "point"), thinned(BACKENDS, POINTS), indirect=["place"])
 def test_a_killed_import_is_finished_without_reading_the_store_again(point, move, place, opened, forker, monkeypatch):
     (move.folder / "shapes.py").write_text(DOUBLED)
     doubling = move.but(transforms=["format_1_to_2", {"rename_fields": {"payload": "body"}}])
@@ -285,7 +287,7 @@ def test_no_document_is_changed_twice(point, backend, counting, forker):
     assert documents(store) == DOUBLED_ONCE
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", chiefly("file", BACKENDS))
 def test_a_half_rewritten_store_is_the_source_of_nothing_else(backend, counting, forker):
     store, move = counting(backend)
     before = everything(store)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("without_suites")
 
 POINTS = [
     pytest.param("before ledger/*-cursor.json", id="between data and cursor"),
-    pytest.param("after ledger/*-cursor.json", id="between cursor and end"),
+    pytest.param("after ledger/*-cursor.json", id="between cursor and end", marks=pytest.mark.long),
     pytest.param("written 1", id="a batch written"),
     pytest.param("after ledger/*-sync_removed.json", id="deletes done", marks=pytest.mark.long),
     pytest.param("before ledger/*-sync_removed.json", id="deletes done, not in the ledger", marks=pytest.mark.long),

@@ -20,6 +20,7 @@ from agui_pipelines.phases.plan import plan
 from agui_pipelines.phases.session import Session
 from agui_pipelines.records import Kind
 from agui_pipelines.staging.spool import spools
+from tests.cases import chiefly
 
 READER = """
     from pathlib import Path
@@ -183,7 +184,9 @@ def test_a_run_killed_after_its_plan_does_not_scan_again(custom, store, tmp_path
     assert scans(tmp_path) == 1
 
 
-@pytest.mark.parametrize("pattern", ["spools/*/state.parquet", "spools/*/spool.json", "catalogues/*"])
+@pytest.mark.parametrize(
+    "pattern", chiefly("spools/*/spool.json", ["spools/*/state.parquet", "spools/*/spool.json", "catalogues/*"])
+)
 def test_a_run_killed_before_its_plan_scans_again(custom, store, tmp_path, pattern):
     killed(custom, pattern)
     outcome = custom.run()

@@ -24,7 +24,7 @@ from agui_pipelines.phases.session import Session
 from agui_pipelines.records import SCHEMAS, Kind
 from agui_pipelines.transforms.schema_migration import directions
 from agui_pipelines.upgrade.schema import Change, Record, Schema, chosen, found, in_place
-from tests.cases import thinned
+from tests.cases import chiefly, thinned
 from tests.integration.forker import Forker
 from tests.integration.test_backup import everything, version
 
@@ -103,6 +103,7 @@ def documents(store):
     return {id_: json.loads(store.get_state(id_)) for id_ in store.list_states()}
 
 
+@pytest.mark.parametrize("place", chiefly("postgresql", BACKENDS), indirect=True)
 def test_what_is_due_is_applied_once_in_order_and_taken_back(move, store):
     before = everything(store)
     write(move, **{"0001_count": COUNT_UP, "0003_rename": RENAME})
@@ -132,6 +133,7 @@ def test_what_is_due_is_applied_once_in_order_and_taken_back(move, store):
     assert states(move) == [(1, "applied"), (3, "applied"), (4, "edited")]
 
 
+@pytest.mark.parametrize("place", chiefly("file", BACKENDS), indirect=True)
 def test_all_of_it_can_be_taken_back(move, store):
     before = documents(store)
     write(move, **{"0001_count": COUNT_UP, "0002_rename": RENAME})
@@ -144,6 +146,7 @@ def test_all_of_it_can_be_taken_back(move, store):
     assert states(move) == [(1, "pending"), (2, "pending")]
 
 
+@pytest.mark.parametrize("place", chiefly("redis", BACKENDS), indirect=True)
 def test_a_change_that_fails_for_one_document_leaves_all_as_they_were(move, store):
     store.set_state("bad", b'{"n":1}')
     before = everything(store)
@@ -180,6 +183,7 @@ def test_a_killed_one_is_finished_and_changes_nothing_twice(point, move, store, 
     assert schema(move).status()[1] is None
 
 
+@pytest.mark.parametrize("place", chiefly("redis", BACKENDS), indirect=True)
 def test_nobody_else_begins_in_the_middle(move, store, forker):
     write(move, **{"0001_count": COUNT_UP})
     assert forker.end(forker.start(move, "batches 5", "schema")) == -signal.SIGKILL

@@ -90,8 +90,8 @@ def held(store: Store) -> dict[str, Any]:
     ("source", "target"),
     [
         ("redis", "postgresql"),
-        ("postgresql", "file"),
-        ("file", "redis"),
+        pytest.param("postgresql", "file", marks=pytest.mark.long),
+        pytest.param("file", "redis", marks=pytest.mark.long),
         pytest.param("redis", "redis", marks=pytest.mark.long),
     ],
 )
@@ -152,6 +152,7 @@ def test_expiries_that_change_come_too(migration: Callable[..., Move], fresh_red
         assert expiries == [-1, 4_000_000_000_000, 4_100_000_000_000, -1]
 
 
+@pytest.mark.long
 def test_what_has_expired_counts_as_no_loss(
     migration: Callable[..., Move], fresh_redis: Callable[[], str], target: PostgresTarget
 ) -> None:
@@ -181,6 +182,7 @@ def test_a_flushed_source_never_empties_the_target(move: Move, legacy: redis.Red
     assert target.documents() == {}
 
 
+@pytest.mark.long
 def test_a_source_of_which_much_is_gone_is_refused_until_that_is_accepted(
     move: Move, legacy: redis.Redis, target: PostgresTarget
 ) -> None:
@@ -196,6 +198,7 @@ def test_a_source_of_which_much_is_gone_is_refused_until_that_is_accepted(
     assert synced(move).deleted == 1
 
 
+@pytest.mark.long
 def test_another_server_is_refused(move: Move, legacy: redis.Redis) -> None:
     legacy.set("session:1", document(1))
     move.run()
@@ -210,6 +213,7 @@ def test_another_server_is_refused(move: Move, legacy: redis.Redis) -> None:
     synced(move)
 
 
+@pytest.mark.long
 def test_nothing_is_synced_before_an_import_was_proven(move: Move, legacy: redis.Redis, target: PostgresTarget) -> None:
     legacy.set("session:1", document(1))
     with pytest.raises(RefusedError, match="has not been validated"):
@@ -250,6 +254,7 @@ def test_a_record_that_somebody_changed_in_the_target_stops_a_sync_before_it_wri
     assert synced(move).changes == 1
 
 
+@pytest.mark.long
 def test_the_source_can_be_given_precedence(move: Move, legacy: redis.Redis, target: PostgresTarget) -> None:
     conflicting(move, legacy, target)
     report = synced(move.but(sync={"on_conflict": "source"}))
@@ -258,6 +263,7 @@ def test_the_source_can_be_given_precedence(move: Move, legacy: redis.Redis, tar
     assert synced(move).changes == 0
 
 
+@pytest.mark.long
 def test_the_target_can_be_given_precedence_and_is_named_each_time(
     move: Move, legacy: redis.Redis, target: PostgresTarget
 ) -> None:
@@ -271,6 +277,7 @@ def test_the_target_can_be_given_precedence_and_is_named_each_time(
     assert (again.changes, again.conflicts.ids) == (0, ("s1",))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", ["DELETE FROM ag_states WHERE state_id = 's1'", CONFLICT])
 def test_what_is_gone_at_the_source_but_was_changed_in_the_target_is_a_conflict(
     change: str, move: Move, legacy: redis.Redis, target: PostgresTarget
@@ -288,6 +295,7 @@ def test_what_is_gone_at_the_source_but_was_changed_in_the_target_is_a_conflict(
         assert synced(move).changed == 0
 
 
+@pytest.mark.long
 def test_an_id_that_is_new_at_the_source_and_taken_in_the_target_is_a_conflict(
     move: Move, legacy: redis.Redis, target: PostgresTarget
 ) -> None:
@@ -300,6 +308,7 @@ def test_an_id_that_is_new_at_the_source_and_taken_in_the_target_is_a_conflict(
     assert json.loads(target.documents()["2"]) == {"mine": 1}
 
 
+@pytest.mark.long
 def test_two_syncs_within_one_second_bring_both_changes(
     move: Move, legacy: redis.Redis, target: PostgresTarget
 ) -> None:
@@ -311,6 +320,7 @@ def test_two_syncs_within_one_second_bring_both_changes(
         assert json.loads(target.documents()["1"]) == {"n": number}
 
 
+@pytest.mark.long
 def test_the_fingerprint_of_a_source_changes_with_whatever_is_written(
     migration: Callable[..., Move], config: Config, opened: Opened
 ) -> None:
@@ -341,6 +351,7 @@ def test_the_fingerprint_of_a_source_changes_with_whatever_is_written(
     assert len(set(seen)) == len(seen)
 
 
+@pytest.mark.long
 def test_changes_are_told_without_being_brought(move: Move, legacy: redis.Redis) -> None:
     for number in range(3):
         legacy.set(f"session:{number}", document(number))
@@ -384,6 +395,7 @@ def test_a_record_that_changes_again_while_it_is_synced_is_brought_as_it_was_rea
     assert json.loads(target.documents()["1"]) == {"n": 13}
 
 
+@pytest.mark.long
 def test_ids_that_a_transform_renames_are_followed_and_never_fall_together(
     move: Move, legacy: redis.Redis, target: PostgresTarget, tmp_path: Path
 ) -> None:
@@ -429,6 +441,7 @@ def test_a_record_that_is_rejected_stops_a_sync_or_leaves_what_the_target_has(
     assert "1" not in target.documents()
 
 
+@pytest.mark.long
 def test_values_that_are_no_documents_do_not_look_changed_each_time(move: Move, legacy: redis.Redis) -> None:
     legacy.set("session:text", "plain")
     legacy.set("session:brace", "{not json")
@@ -442,6 +455,7 @@ def test_values_that_are_no_documents_do_not_look_changed_each_time(move: Move, 
     assert synced(move).updated == 3
 
 
+@pytest.mark.long
 def test_a_source_that_can_only_be_scanned_is_scanned_for_each_round(
     migration: Callable[..., Move], target: PostgresTarget, tmp_path: Path
 ) -> None:
@@ -452,7 +466,7 @@ def test_a_source_that_can_only_be_scanned_is_scanned_for_each_round(
 
     write(a=1, b=2, c=3)
     move = migration(
-        source={"type": "jsonl", "path": str(file), "id_column": "id"},
+        source={"type": "jsonl", "path": str(file), "id": "id"},
         target=target.config,
         sync={"max_delete_fraction": 0.5},
     )
@@ -471,6 +485,7 @@ def test_a_source_that_can_only_be_scanned_is_scanned_for_each_round(
     assert len(move.session().workspace.names("spools")) == 1  # that of the plan
 
 
+@pytest.mark.long
 def test_a_round_can_be_taken_back_and_is_then_found_again(
     move: Move, legacy: redis.Redis, target: PostgresTarget
 ) -> None:
@@ -490,6 +505,7 @@ def test_a_round_can_be_taken_back_and_is_then_found_again(
     assert target.documents() == after
 
 
+@pytest.mark.long
 def test_what_a_new_import_does_not_move_any_more_is_found_to_be_gone_by_the_next_sync(
     move: Move, legacy: redis.Redis, target: PostgresTarget
 ) -> None:
@@ -506,6 +522,7 @@ def test_what_a_new_import_does_not_move_any_more_is_found_to_be_gone_by_the_nex
     assert "2" not in target.documents()
 
 
+@pytest.mark.long
 def test_what_rounds_keep_in_the_workspace_does_not_grow(
     move: Move, legacy: redis.Redis, target: PostgresTarget
 ) -> None:
@@ -522,6 +539,7 @@ def test_what_rounds_keep_in_the_workspace_does_not_grow(
     assert len(made) == 2  # of the import, and of the newest round
 
 
+@pytest.mark.long
 def test_the_cursor_of_the_other_direction_is_made_without_an_import(
     migration: Callable[..., Move], config: Config, opened: Opened
 ) -> None:
@@ -536,6 +554,6 @@ def test_the_cursor_of_the_other_direction_is_made_without_an_import(
     assert synced(back).changed == 0
     there.set_state("s1", document(11))
     there.delete_state("s2")
-    report = synced(back)
+    report = synced(back, complete=True)  # by a watermark nobody sees what is gone
     assert (report.updated, report.deleted) == (1, 1)
     assert held(here) == held(there)

@@ -45,6 +45,7 @@ def value(store: Store, id_: str) -> Any:
     return None if found is None else json.loads(found)
 
 
+@pytest.mark.long
 def test_rows_that_were_written_are_found_without_looking_at_the_others(
     moved: tuple[Move, PostgresTarget, Store],
 ) -> None:
@@ -76,6 +77,7 @@ def test_what_is_committed_late_is_not_missed(moved: tuple[Move, PostgresTarget,
     assert [value(target, id_) for id_ in ("s1", "s2")] == [{"n": "late"}, {"n": "later"}]
 
 
+@pytest.mark.long
 def test_ten_thousand_rows_of_one_moment_come_once_each(moved: tuple[Move, PostgresTarget, Store]) -> None:
     move, source, target = moved
     source.execute(
@@ -86,6 +88,7 @@ def test_ten_thousand_rows_of_one_moment_come_once_each(moved: tuple[Move, Postg
     assert sum(1 for _ in target.list_states()) == 10_010
 
 
+@pytest.mark.long
 def test_every_so_often_a_round_looks_at_everything_and_finds_what_is_gone(
     moved: tuple[Move, PostgresTarget, Store],
 ) -> None:
@@ -97,6 +100,7 @@ def test_every_so_often_a_round_looks_at_everything_and_finds_what_is_gone(
     assert sync(often.session()).feed == "watermark"
 
 
+@pytest.mark.long
 def test_who_follows_looks_at_everything_as_often(moved: tuple[Move, PostgresTarget, Store]) -> None:
     move, source, _ = moved
     source.execute("DELETE FROM ag_states WHERE state_id = 's1'")
@@ -109,6 +113,7 @@ def test_who_follows_looks_at_everything_as_often(moved: tuple[Move, PostgresTar
     assert feeds == [("watermark", 0), ("watermark", 0), ("digest", 1)]
 
 
+@pytest.mark.long
 def test_a_place_that_was_put_back_to_an_earlier_state_is_refused(moved: tuple[Move, PostgresTarget, Store]) -> None:
     move, _, _ = moved
     session = move.session()
@@ -122,6 +127,7 @@ def test_a_place_that_was_put_back_to_an_earlier_state_is_refused(moved: tuple[M
     sync(move.session())
 
 
+@pytest.mark.long
 def test_rows_of_a_table_are_found_by_their_transaction_too(
     migration: Callable[..., Move], fresh_postgres: Callable[[], str], target: PostgresTarget
 ) -> None:
@@ -147,6 +153,7 @@ def test_rows_of_a_table_are_found_by_their_transaction_too(
         sync(selecting.but(backup={"before_import": False}).session())
 
 
+@pytest.mark.long
 def test_a_version_that_moves_to_another_state_moves_in_the_target(
     migration: Callable[..., Move], config: Callable[[str, str], dict[str, Any]], opened: Callable[..., Store]
 ) -> None:

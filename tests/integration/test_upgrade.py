@@ -27,6 +27,7 @@ from agui_pipelines.stores.file import FileStore
 from agui_pipelines.upgrade import store as upgrading
 from agui_pipelines.upgrade.steps import step
 from agui_pipelines.upgrade.store import preview, upgrade
+from tests.cases import chiefly, thinned
 from tests.integration.forker import Forker
 from tests.integration.test_backup import everything, snapshot, version
 
@@ -227,6 +228,7 @@ def test_whoever_does_not_agree_changes_nothing(place, of, opened):
     assert backup.backups(of(place).session()) == []
 
 
+@pytest.mark.parametrize("place", chiefly("postgresql", BACKENDS), indirect=True)
 def test_a_write_in_the_middle_is_told_and_the_marker_stays(place, of, opened, monkeypatch):
     store = opened(place)
     fill(store, TWO)
@@ -322,13 +324,13 @@ def test_files_move_into_their_shards_and_say_whose_they_are(unsettled, of, open
         "after ledger/*-backup-*",
         "after ledger/*-upgrade_begun-*",
         pytest.param("settling 1", marks=pytest.mark.long),
-        "settling 2",
+        pytest.param("settling 2", marks=pytest.mark.long),
         pytest.param("settling 30", marks=pytest.mark.long),
         "settling 71",
         pytest.param("settling 110", marks=pytest.mark.long),
         "before ledger/*-upgrade_step-*",
-        "after ledger/*-upgrade_step-*",
-        "marked",
+        pytest.param("after ledger/*-upgrade_step-*", marks=pytest.mark.long),
+        pytest.param("marked", marks=pytest.mark.long),
         "before ledger/*-upgrade-*",
     ],
 )
@@ -348,7 +350,12 @@ def test_a_killed_upgrade_of_files_is_finished_by_the_next(point, unsettled, of,
 
 
 @pytest.mark.parametrize(
-    "point", ["after ledger/*-upgrade_begun-*", "after ledger/*-upgrade_step-*", "marked", "before ledger/*-upgrade-*"]
+    ("place", "point"),
+    thinned(
+        BACKENDS,
+        ["after ledger/*-upgrade_begun-*", "after ledger/*-upgrade_step-*", "marked", "before ledger/*-upgrade-*"],
+    ),
+    indirect=["place"],
 )
 def test_a_killed_upgrade_is_finished_by_the_next(point, place, of, opened, forker):
     store = opened(place)
