@@ -419,6 +419,17 @@ class Store(Reader, Clocked, Protocol):
         """Record it, durably, or remove it. No record is touched."""
         ...
 
+    def live(self) -> bytes | None:
+        """The control record: what a cutover left here of which store applications use, as JSON text. Connects.
+
+        None if no cutover ever came by. See `phases.control_record`.
+        """
+        ...
+
+    def set_live(self, record: bytes | None) -> None:
+        """Leave it, durably, or remove it. No record is touched."""
+        ...
+
     def lock(self, owner: Owner, seconds: float) -> Lease:
         """Become the one that writes here, for so long unless it is renewed. Raises `LockedError` if somebody else is.
 

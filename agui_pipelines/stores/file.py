@@ -44,7 +44,7 @@ from agui_pipelines.stores.file_changes import Changes, as_store_error, make_fol
 from agui_pipelines.stores.file_history import instant
 from agui_pipelines.stores.file_layout import BACKUP, Layout, name_problem
 from agui_pipelines.stores.file_lock import FileLease, LockFile
-from agui_pipelines.stores.file_marks import APPLIED, VERSION, Mark
+from agui_pipelines.stores.file_marks import APPLIED, LIVE, VERSION, Mark
 from agui_pipelines.stores.file_measuring import FileGauge, examined
 from agui_pipelines.stores.file_reader import FileReader, is_text
 from agui_pipelines.stores.file_settling import Settler
@@ -168,6 +168,12 @@ class FileStore:
 
     def set_applied(self, record: bytes | None) -> None:
         self._set_mark(APPLIED, record)
+
+    def live(self) -> bytes | None:
+        return self._mark(LIVE).read()
+
+    def set_live(self, record: bytes | None) -> None:
+        self._set_mark(LIVE, record)
 
     def unsettled(self, kind: Kind, batch: pa.RecordBatch) -> int:
         with self._errors():

@@ -1,6 +1,6 @@
-"""What a file store says of itself: the files ``VERSION`` and ``SCHEMA.json`` in its base (store-format.md, section 6).
+"""What a file store says of itself: the files ``VERSION``, ``SCHEMA.json`` and ``LIVE.json`` in its base.
 
-Both lie beside the three trees, in which alone records are looked for.
+See store-format.md, section 6. They lie beside the three trees, in which alone records are looked for.
 """
 # ruff: noqa: PTH118 - pathlib does not take bytes
 
@@ -17,6 +17,7 @@ from agui_pipelines.stores.file_content import UnreadableError, read_raw
 VERSION: Final = b"VERSION"
 """One line."""
 APPLIED: Final = b"SCHEMA.json"
+LIVE: Final = b"LIVE.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ from agui_pipelines.stores import postgresql_limits, postgresql_measuring
 from agui_pipelines.stores.postgresql_check import examine
 from agui_pipelines.stores.postgresql_lock import Fence, PostgresLease, lock
 from agui_pipelines.stores.postgresql_lock import Place as LockPlace
-from agui_pipelines.stores.postgresql_marks import APPLIED, VERSION, Marks
+from agui_pipelines.stores.postgresql_marks import APPLIED, LIVE, VERSION, Marks
 from agui_pipelines.stores.postgresql_tables import ABSENT, TABLES, Table, Tables, is_text
 from agui_pipelines.stores.postgresql_writing import Writing
 
@@ -119,6 +119,15 @@ class PostgresStore:
     def set_applied(self, record: bytes | None) -> None:
         with self._changing(Work.RECORD) as connection:
             self._marks.write(connection, APPLIED, None if record is None else record.decode())
+
+    def live(self) -> bytes | None:
+        with self._connections.lent(Work.RECORD) as connection:
+            found = self._marks.read(connection, LIVE)
+        return None if found is None else found.encode()
+
+    def set_live(self, record: bytes | None) -> None:
+        with self._changing(Work.RECORD) as connection:
+            self._marks.write(connection, LIVE, None if record is None else record.decode())
 
     def lock(self, owner: Owner, seconds: float) -> PostgresLease:
         """See `postgresql_lock`. Takes two connections, one of which stays within a transaction."""

@@ -16,6 +16,7 @@ from agui_pipelines.stores.postgresql_tables import ABSENT
 
 VERSION: Final = "version"
 APPLIED: Final = "schema"
+LIVE: Final = "live"
 _TABLE: Final = "ag_meta"
 
 

@@ -201,6 +201,13 @@ class RedisStore:
     def set_applied(self, record: bytes | None) -> None:
         self._set_mark(self._layout.applied, record)
 
+    def live(self) -> bytes | None:
+        found: bytes | None = self._wire.call(b"GET", self._layout.live)
+        return found
+
+    def set_live(self, record: bytes | None) -> None:
+        self._set_mark(self._layout.live, record)
+
     def lock(self, owner: Owner, seconds: float) -> RedisLease:
         """A key beside those of the store; its expiry counts by the server's clock."""
         return lock(self._wire, self._layout.lock, owner, seconds, self.describe())

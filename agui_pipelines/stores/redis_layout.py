@@ -67,6 +67,11 @@ class Layout:
         """The key of what is recorded of schema migrations."""
         return self.prefix + b"meta:schema"
 
+    @property
+    def live(self) -> bytes:
+        """The key of the control record."""
+        return self.prefix + b"meta:live"
+
     def state(self, state_id: bytes) -> bytes:
         return self.prefix + b"state:" + state_id
 
