@@ -20,7 +20,7 @@ _READ: Final = 64 * 1024
 """Bytes of it that are looked at."""
 
 
-def run_hook(session: Session, name: str, hook: Hook) -> None:
+def run_hook(session: Session, name: str, hook: Hook, *, phase: str = "rollback") -> None:
     """Run a hook in the folder of the migration file, with ``AGUI_HOOK`` (its name) and ``AGUI_MIGRATION_NAME`` set.
 
     Raises `HookError` if it cannot be started, does not exit with 0, or takes longer than its time limit; what it has
