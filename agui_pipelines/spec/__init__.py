@@ -1,5 +1,6 @@
 """The migration file and everything that can stand in it."""
 
+from agui_pipelines.spec.hooks import Command, Hook, Hooks
 from agui_pipelines.spec.langgraph import LangGraphConfig
 from agui_pipelines.spec.migration import (
     ALIASES,
@@ -7,8 +8,6 @@ from agui_pipelines.spec.migration import (
     DEFAULT_WORKSPACE,
     BackupOptions,
     Expectations,
-    Hook,
-    Hooks,
     Limits,
     Migration,
     Outline,
@@ -41,7 +40,7 @@ from agui_pipelines.spec.stores import (
     TargetConfig,
 )
 from agui_pipelines.spec.strategy import Strategy, StrategyType
-from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, redacted, redacted_words
+from agui_pipelines.spec.text import FILE_VARIABLE, Secrets, read_mapping, redacted, redacted_lines, redacted_words
 
 __all__ = [
     "ALIASES",
@@ -50,6 +49,7 @@ __all__ = [
     "FILE_VARIABLE",
     "AssessmentOptions",
     "BackupOptions",
+    "Command",
     "ColumnType",
     "CsvConfig",
     "CustomConfig",
@@ -74,6 +74,7 @@ __all__ = [
     "RedisOptions",
     "Requirements",
     "RowsConfig",
+    "Secrets",
     "SourceConfig",
     "SqlAlchemyConfig",
     "SqliteConfig",
@@ -87,5 +88,6 @@ __all__ = [
     "parse",
     "read_mapping",
     "redacted",
+    "redacted_lines",
     "redacted_words",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +20,19 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
 from agui_pipelines.errors import SpecError
 from agui_pipelines.keyspace import MAX_RANGES
+from agui_pipelines.spec.hooks import Hooks
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
-from agui_pipelines.spec.section import FLAT_DIALECT, Duration, Section, unknown_key
+from agui_pipelines.spec.section import FLAT_DIALECT, Section, unknown_key
 from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
 from agui_pipelines.spec.strategy import Strategy
-from agui_pipelines.spec.text import FILE_VARIABLE, read_mapping, resolved, struck
+from agui_pipelines.spec.text import FILE_VARIABLE, Secrets, read_mapping, resolved, secrets_in, struck
 
 DEFAULT_FILE: Final = "migration.yaml"
 DEFAULT_WORKSPACE: Final = ".agui"
@@ -103,36 +102,6 @@ class BackupOptions(Section):
     """Backups that are kept, of each end; those that may be needed besides."""
 
 
-class Hook(Section):
-    """A command of the operator's: an argument list, or a line that is split as a shell would, and run without one."""
-
-    command: tuple[str, ...]
-    timeout: Duration = 300.0
-    """Seconds after which it, and what it has started, is ended, and counts as failed."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_a_line(cls, value: Any) -> Any:
-        return {"command": value} if isinstance(value, str | list) else value
-
-    @field_validator("command", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        words = shlex.split(value) if isinstance(value, str) else value
-        if not words:
-            raise ValueError("the command is empty")
-        return words
-
-
-class Hooks(Section):
-    """Commands of the operator's that a rollback runs around its work."""
-
-    stop: Hook | None = None
-    """Ends whatever uses the target."""
-    start: Hook | None = None
-    """Begins it again."""
-
-
 class Migration(Section):
     """A migration file with its references resolved; lives in memory only."""
 
@@ -179,6 +148,7 @@ class Migration(Section):
 
     _text: dict[str, Any] = PrivateAttr(default_factory=dict)
     _folder: Path = Path()
+    _secrets: Secrets = PrivateAttr(default_factory=Secrets)
 
     @property
     def text(self) -> dict[str, Any]:
@@ -205,6 +175,11 @@ class Migration(Section):
         derived = self.model_copy(update=unset | changes)
         object.__setattr__(derived, "_text", text)
         return derived
+
+    @property
+    def secrets(self) -> Secrets:
+        """What of the file, and of the environment that it refers to, is told to nobody."""
+        return self._secrets
 
     @property
     def folder(self) -> Path:
@@ -280,6 +255,7 @@ def parse(text: Mapping[str, Any], *, folder: Path | None = None, origin: str = 
         raise SpecError(f"{origin}: {_first_problem(error)}.", remedy="Nothing was done.") from None
     object.__setattr__(migration, "_text", struck(dict(text)))
     object.__setattr__(migration, "_folder", (folder or Path.cwd()).resolve())
+    object.__setattr__(migration, "_secrets", secrets_in(text))
     return migration
 
 

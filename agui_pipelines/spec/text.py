@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -117,7 +118,53 @@ def struck(value: Any, key: str = "") -> Any:
     return "***" if _SECRET_KEY.search(key) else redacted(value)
 
 
-_SECRET_KEY: Final = re.compile("passw|secret|token|credential|api_?key", re.IGNORECASE)
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What a migration file holds that is told to nobody."""
+
+    variables: frozenset[str] = frozenset()
+    """Environment variables that it refers to for connection URLs, passwords and the like."""
+    values: frozenset[str] = field(default=frozenset(), repr=False)
+    """These, and what is written out, as far as it is long enough to be looked for."""
+
+    def struck_from(self, text: str) -> str:
+        """A text in which none of them is left."""
+        for value in sorted(self.values, key=len, reverse=True):  # the longer one may hold the shorter one
+            text = text.replace(value, "***")
+        return text
+
+    def without(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """An environment without those variables, and without others of the same content."""
+        hidden = {environment[name] for name in self.variables if environment.get(name)}
+        return {n: value for n, value in environment.items() if n not in self.variables and value not in hidden}
+
+
+def secrets_in(value: Any, key: str = "") -> Secrets:
+    """Of unresolved text, whose references are looked up in the environment."""
+    if isinstance(value, Mapping):
+        found = [secrets_in(item, str(name)) for name, item in value.items()]
+    elif isinstance(value, list):
+        found = [secrets_in(item, key) for item in value]
+    elif isinstance(value, str):
+        return _secrets_of_text(value, key)
+    else:
+        return Secrets()
+    return Secrets(*(frozenset().union(*sets) for sets in zip(*((s.variables, s.values) for s in found), strict=True)))
+
+
+def _secrets_of_text(text: str, key: str) -> Secrets:
+    names = frozenset(_REFERENCE.findall(text))
+    whole = _REFERENCE.sub(lambda match: os.environ.get(match[1], ""), text)
+    if not (_SECRET_KEY.search(key) or redacted(whole) != whole):
+        return Secrets(names) if _URL_KEY.search(key) else Secrets()  # one without a password may be told
+    values = {whole, *(os.environ.get(name, "") for name in names), *(found[2] for found in _USERINFO.finditer(whole))}
+    return Secrets(names, frozenset(value for value in values if len(value) >= _TELLING))
+
+
+_TELLING: Final = 4
+"""Characters of the shortest secret that is looked for: a shorter one stands in any text."""
+_URL_KEY: Final = re.compile("(^|_)(url|uri|dsn)$", re.IGNORECASE)
+_SECRET_KEY: Final = re.compile("passw|secret|token|credential|api_?key|webhook", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"(?<=://)([^:/?#@]*):(.*)@", re.DOTALL)
 _QUERY_PASSWORD: Final = re.compile(r"([?&][^=&#]*pass[^=&#]*=)[^&#]*", re.IGNORECASE)
 _KEYWORD_PASSWORD: Final = re.compile(r"(\b\w*password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
@@ -131,6 +178,12 @@ def redacted(text: str) -> str:
     if "://" in text:
         return _QUERY_PASSWORD.sub(r"\1***", _USERINFO.sub(r"\1:***@", text))
     return _KEYWORD_PASSWORD.sub(r"\1***", text)
+
+
+def redacted_lines(text: str) -> str:
+    """As `redacted_words`, but the lines stay."""
+    lines = _KEYWORD_PASSWORD.sub(r"\1***", text).splitlines()
+    return "\n".join(map(redacted_words, lines))
 
 
 def redacted_words(text: str) -> str:
