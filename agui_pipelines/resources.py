@@ -18,6 +18,7 @@ import dagster as dg
 from agui_pipelines import spec
 from agui_pipelines.errors import LockLostError, MigrationError
 from agui_pipelines.ledger import Entry
+from agui_pipelines.phases.notify import notified
 from agui_pipelines.phases.plan import Plan, Purpose, current
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import LOCK_LOST, standing
@@ -30,6 +31,21 @@ MIGRATE: Final = "migrate"
 """The job that runs the whole migration."""
 PLAN: Final = "plan"
 """The job that makes a plan with its document."""
+
+PHASES: Final = {
+    "source_assessment": "assess",
+    "migration_plan": "plan",
+    "exported_snapshot": "export",
+    "exported_snapshot_exported_expectations": "expect_exported",
+    "staged_snapshot": "transform",
+    "staged_snapshot_staged_expectations": "expect_staged",
+    "target_backup": "backup",
+    "target_states": "import",
+    "import_preview": "preview",
+    "validation_report": "validate",
+    "target_rollback": "rollback",
+}
+"""The phases that steps carry out, where they are not called the same."""
 
 OBSERVE_SECONDS: Final = 5.0
 """Each observation costs the event log about 10 ms, so there is one every few seconds and never one a batch."""
@@ -68,7 +84,8 @@ class MigrationRun:
             observer = _Observer(context, self.listener)
             session = Session.open(self.migration, observer.hear, observer.emit, context.run.run_id)
             try:
-                yield session
+                with notified(session, _phase(context)):
+                    yield session
             except LockLostError:
                 # Somebody else may have written since, so that what was imported is no longer there for sure.
                 if begun := standing(session.ledger).begun:
@@ -117,6 +134,12 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
                 with reported():
                     stack.enter_context(Session.open(run.migration).exclusive())
             yield run
+
+
+def _phase(context: Context) -> str:
+    """What a step does, as people and the ledger call it."""
+    name = context.op_def.name
+    return PHASES.get(name, name)
 
 
 def _job(context: dg.InitResourceContext) -> str:

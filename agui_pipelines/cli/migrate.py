@@ -14,7 +14,9 @@ from agui_pipelines.cli.runs import execute
 from agui_pipelines.errors import MigrationError, RefusedError, RollbackError, named
 from agui_pipelines.ledger import Entry
 from agui_pipelines.losses import FORM, MEANING
+from agui_pipelines.phases.notify import notify
 from agui_pipelines.phases.plan import is_begun
+from agui_pipelines.phases.rollback import PHASE as ROLLBACK
 from agui_pipelines.phases.rollback import Aftermath, after_failure
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.timeline import AROUND, side_by_side
@@ -113,7 +115,15 @@ def _tell_aftermath(error: Exception, migration: spec.Migration, run_id: str) ->
 def _undo(migration: spec.Migration, run_id: str) -> Aftermath:
     # A session of its own: the failed one's workers have been told to stop.
     with output.progress() as listener:
-        return after_failure(Session.open(migration, listener, run_id=run_id), run_id)
+        session = Session.open(migration, listener, run_id=run_id)
+        try:
+            aftermath = after_failure(session, run_id)
+        except RollbackError as error:
+            notify(session, "failure", ROLLBACK, error=type(error).__name__, message=error.message)
+            raise
+        if aftermath.status != "nothing_written":
+            notify(session, "finish", ROLLBACK, status=aftermath.status, message=aftermath.sentence)
+        return aftermath
 
 
 def _report(session: Session, phase: str) -> dict[str, Any]:

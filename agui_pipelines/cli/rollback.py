@@ -7,6 +7,7 @@ from dataclasses import asdict
 from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.phases import rollback as phase
+from agui_pipelines.phases.notify import notified
 from agui_pipelines.phases.rollback import Step
 from agui_pipelines.phases.session import Session
 
@@ -22,7 +23,9 @@ def rollback(migration: spec.Migration, backup_id: str | None, *, yes: bool, jso
         output.note(f"{step.step:<9}{step.detail} ({step.seconds:.1f} s)")
 
     with output.progress() as listener:
-        steps = phase.rollback(Session.open(migration, listener), backup_id, agreed=chosen, tell=tell)
+        session = Session.open(migration, listener)
+        with notified(session, phase.PHASE):
+            steps = phase.rollback(session, backup_id, agreed=chosen, tell=tell)
     if json:
         ids_ = [each.backup_id for each in chosen]
         output.print_json({"migration": migration.name, "backups": ids_, "steps": [asdict(step) for step in steps]})

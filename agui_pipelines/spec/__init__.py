@@ -16,6 +16,7 @@ from agui_pipelines.spec.migration import (
     outline,
     parse,
 )
+from agui_pipelines.spec.notifications import CommandNotification, Event, Notification, WebhookNotification
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
 from agui_pipelines.spec.rows import ColumnType, QueriedRowsConfig, RowsConfig, TypedRowsConfig
@@ -49,10 +50,12 @@ __all__ = [
     "FILE_VARIABLE",
     "AssessmentOptions",
     "BackupOptions",
-    "Command",
     "ColumnType",
+    "Command",
+    "CommandNotification",
     "CsvConfig",
     "CustomConfig",
+    "Event",
     "Expectations",
     "FileConfig",
     "FileOptions",
@@ -63,6 +66,7 @@ __all__ = [
     "LangGraphConfig",
     "Limits",
     "Migration",
+    "Notification",
     "Outline",
     "ParquetConfig",
     "PostgresConfig",
@@ -82,6 +86,7 @@ __all__ = [
     "StrategyType",
     "TargetConfig",
     "TypedRowsConfig",
+    "WebhookNotification",
     "default_file",
     "load",
     "outline",

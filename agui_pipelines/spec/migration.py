@@ -26,6 +26,7 @@ from pydantic import (
 from agui_pipelines.errors import SpecError
 from agui_pipelines.keyspace import MAX_RANGES
 from agui_pipelines.spec.hooks import Hooks
+from agui_pipelines.spec.notifications import Notification
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
 from agui_pipelines.spec.section import FLAT_DIALECT, Section, unknown_key
@@ -42,7 +43,7 @@ Property = Literal["expiry", "timestamps", "duplicate_keys", "sub_microseconds",
 _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
-        *("expectations", "requirements", "assessment", "strategy"),
+        *("expectations", "requirements", "assessment", "strategy", "notifications"),
     }
 )
 """Keys that may change without what was done so far becoming wrong."""
@@ -134,6 +135,8 @@ class Migration(Section):
     on_failure: Literal["rollback", "keep"] = "rollback"
     """What becomes of the target when an import or its validation fails: put back as it was, or left as it is."""
     hooks: Hooks = Hooks()
+    notifications: tuple[Notification, ...] = ()
+    """Who is told of what it does."""
     in_place: bool = False
     """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
     strategy: Strategy | None = None
