@@ -27,6 +27,7 @@
     ├── HookError                  a command of the operator's failed                            (exit 1)
     ├── RollbackError              the target could not be put back after a failure              (exit 1)
     ├── ValidationFailedError      the target is not what was exported                           (exit 1)
+    ├── AbortedError               somebody ended the run by a command                           (exit 130)
     ├── StoppedError               a worker gave up because another one failed                   (never shown)
     └── EmbeddedServerError        a server for demo or tests cannot be found or started         (exit 1)
 
@@ -167,6 +168,12 @@ class RollbackError(MigrationError):
 
 class EmbeddedServerError(MigrationError):
     """A server for the demo or the tests cannot be found, or does not start."""
+
+
+class AbortedError(MigrationError):
+    """Somebody ended the run by ``agui-migrate control``. It is kept to be resumed, as one that was interrupted."""
+
+    exit_code = 130
 
 
 class StoppedError(MigrationError):

@@ -14,7 +14,7 @@ from agui_pipelines import losses
 from agui_pipelines.canonical import UNUSABLE, Trait
 from agui_pipelines.digests import digest_values
 from agui_pipelines.ledger import Entry
-from agui_pipelines.phases import in_place
+from agui_pipelines.phases import in_place, pacing
 from agui_pipelines.phases.listed import Listed
 from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.retry import retried
@@ -95,7 +95,17 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
             return retried(session, meter, partial(_export_range, session, opened, plan, meter, digester, name))
 
         again = None if is_rewritten else partial(_rejected_later, session, plan)
-        reports = in_ranges(session, plan, ranges, PHASE, meter, work, basis=lambda _: plan.listing, again=again)
+        reports = in_ranges(
+            session,
+            plan,
+            ranges,
+            PHASE,
+            meter,
+            work,
+            basis=lambda _: plan.listing,
+            again=again,
+            workers=pacing.workers(session),
+        )
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 
 
@@ -114,6 +124,7 @@ def in_ranges(
     work: Callable[[str], Manifest],
     basis: Callable[[str], str] = lambda _: "",
     again: Callable[[str], bool] | None = lambda _: False,
+    workers: int | None = None,
 ) -> tuple[RangeReport, ...]:
     """Make a snapshot of each range in parallel, recording each in the ledger, and pass over those that are finished.
 
@@ -134,7 +145,7 @@ def in_ranges(
         reports[name] = report = range_report(manifest)
         session.ledger.record(Entry(phase, plan.plan_id, name, made_from, outputs=asdict(report)))
 
-    session.in_parallel(one, ranges)
+    session.in_parallel(one, ranges, workers=workers)
     return tuple(reports[name] for name in ranges)
 
 
@@ -177,10 +188,12 @@ def _export_range(
             if listed is not None:
                 listed.meet_reject(found)
 
-        states = 0
+        states, asked = 0, pacing.span_in_portions(session, span)
         for kind in source.kinds:
             with Behind(partial(writer.write, kind)) as sink:
-                for batch in ahead(gathered(source.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
+                read = pacing.paced(session, source.read(kind, asked, reject))
+                rows = pacing.portion(session, GATHER_ROWS)
+                for batch in ahead(gathered(read, rows, GATHER_BYTES)):
                     session.require_going()
                     if listed is not None:
                         listed.meet(batch)
