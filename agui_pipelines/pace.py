@@ -46,6 +46,8 @@ BURST_SECONDS: Final = 0.25
 """For how long a bucket fills while nobody takes anything out of it. With portions that take a tenth of a second, no ten
 seconds hold more than 3.5 % above their rate, and a delay of that length is made up for."""
 PORTION_SECONDS: Final = 0.1
+_OWED: Final = 1e-6
+"""States that are not waited for, as a clock may not be able to tell so short a time."""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ class TokenBucket:
             self._refill()
             if self._rate is None:
                 return 0.0
-            if self._tokens < 0:
+            if self._tokens < -_OWED:
                 return -self._tokens / self._rate
             self._tokens -= states
             return 0.0
