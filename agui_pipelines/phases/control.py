@@ -273,9 +273,13 @@ def _wish(workspace: Workspace, token: str) -> Wish | None:
     """None if there is none, or none that can be read."""
     file = f"{_FOLDER}/{token}{_COMMAND}"
     try:
-        return Wish(**orjson.loads(workspace.read(file))) if workspace.has(file) else None
+        if not workspace.has(file):
+            return None
+        wish = Wish(**orjson.loads(workspace.read(file)))
+        usable = wish.number > 0 and (wish.rate is None or wish.rate > 0)
     except (MigrationError, ValueError, TypeError):
         return None
+    return wish if usable else None
 
 
 def _going(text: bytes) -> Going | None:
