@@ -30,6 +30,7 @@
     ├── CutoverError               a cutover failed, and was undone; or could not be             (exit 1)
     ├── WindowExceededError        a cutover took longer than it was given                       (exit 1)
     ├── ValidationFailedError      the target is not what was exported                           (exit 1)
+    ├── AbortedError               somebody ended the run by a command                           (exit 130)
     ├── StoppedError               a worker gave up because another one failed                   (never shown)
     └── EmbeddedServerError        a server for demo or tests cannot be found or started         (exit 1)
 
@@ -182,6 +183,12 @@ class RollbackError(MigrationError):
 
 class EmbeddedServerError(MigrationError):
     """A server for the demo or the tests cannot be found, or does not start."""
+
+
+class AbortedError(MigrationError):
+    """Somebody ended the run by ``agui-migrate control``. It is kept to be resumed, as one that was interrupted."""
+
+    exit_code = 130
 
 
 class StoppedError(MigrationError):

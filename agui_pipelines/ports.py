@@ -477,7 +477,8 @@ class Store(Reader, Clocked, Protocol):
     def live(self) -> bytes | None:
         """The control record: what a cutover left here of which store applications use, as JSON text. Connects.
 
-        None if no cutover ever came by. See `phases.control_record`.
+        Its members: ``live`` (``this`` or ``other``), ``since`` (RFC 3339), ``migration`` and ``plan``. None if no cutover ever
+        came by.
         """
         ...
 

@@ -19,6 +19,7 @@ from agui_pipelines import spec
 from agui_pipelines.errors import LockLostError, MigrationError
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.notify import notified
+from agui_pipelines.phases.pacing import require_carried_out
 from agui_pipelines.phases.plan import Plan, current
 from agui_pipelines.phases.preflight import Run
 from agui_pipelines.phases.session import Session
@@ -133,6 +134,8 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
         with ExitStack() as stack:
             if _job(context) in (MIGRATE, PLAN) and not self.dry_run:
                 with reported():
+                    if _job(context) == MIGRATE:
+                        require_carried_out(run.migration)
                     stack.enter_context(Session.open(run.migration).exclusive())
             yield run
 

@@ -387,6 +387,28 @@ def status(file: MigrationFile = None, *, json: Json = False) -> None:
 
 
 @app.command()
+def control(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MIGRATION] COMMAND",
+            help="The migration's file or name, and: pause, resume, abort, or rate=N (states per second).",
+        ),
+    ],
+    *,
+    json: Json = False,
+) -> None:
+    """Have a run that goes on pause, resume, end, or, if it is a rolling one, go at another rate.
+
+    It sees that within about a second, between two batches. What is paused keeps its locks; what was ended is resumed when it
+    is run again. The next run begins by the migration file.
+    """
+    from agui_pipelines.cli import control as controls  # noqa: PLC0415
+
+    controls.control(words, json=json)
+
+
+@app.command()
 def demo(
     *,
     states: Annotated[int, typer.Option(min=1, help="How many states to fill the legacy Redis with.")] = 20_000,

@@ -15,6 +15,7 @@ from agui_pipelines.errors import MigrationError, RefusedError, RollbackError, n
 from agui_pipelines.ledger import Entry
 from agui_pipelines.losses import FORM, MEANING
 from agui_pipelines.phases.notify import notify
+from agui_pipelines.phases.pacing import require_carried_out
 from agui_pipelines.phases.plan import is_begun
 from agui_pipelines.phases.rollback import PHASE as ROLLBACK
 from agui_pipelines.phases.rollback import Aftermath, after_failure
@@ -25,6 +26,8 @@ from agui_pipelines.phases.validate import SAMPLE_PHASE, report_name
 
 def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh: bool, json: bool) -> None:
     """Run the job ``migrate`` (or ``dry_run``) and print the result."""
+    if not dry_run:
+        require_carried_out(migration)
     session = Session.open(migration)
     before = {entry.plan_id for entry in session.ledger.entries(phase="plan")}
     begun = {plan_id for plan_id in before if is_begun(session.ledger, plan_id)}

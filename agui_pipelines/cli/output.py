@@ -48,6 +48,7 @@ PHASES: Final = {
     "survey": "Survey",
     "settle": "Settle",
     "unchanged": "Compare",
+    "control": "Control",
 }
 UNFOLDED: Final = 100_000
 """Columns of what is no terminal: a program reads it line by line."""

@@ -7,6 +7,7 @@ from typing import Any
 from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.ledger import Entry, Ledger
+from agui_pipelines.phases import control
 from agui_pipelines.phases.plan import is_open
 from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, VALIDATE, VOIDING, standing
 from agui_pipelines.phases.steps import PHASE as CUTOVER
@@ -22,6 +23,8 @@ def show(file: str | None, *, json: bool) -> None:
     if json:
         output.print_json(values)
         return
+    for run in values["going"]:
+        output.note(told(outline.name, run))
     if "plan_id" not in values:
         output.note(f"Nothing has been planned for '{outline.name}' yet. Start with: agui-migrate run")
         return
@@ -43,13 +46,20 @@ def show(file: str | None, *, json: bool) -> None:
     output.rows(f"Migration {outline.name}", found)
 
 
+def told(name: str, run: dict[str, Any]) -> str:
+    """How a run goes, for people."""
+    how = "is ending" if run["aborted"] else "is paused" if run["paused"] else "goes on"
+    rate = f", at {run['rate']:g} states a second" if run["rate"] is not None else ""
+    return f"{name} {how}{rate}: process {run['process']} on {run['host']}, since {run['since']}."
+
+
 def describe(workspace: Workspace, name: str) -> dict[str, Any]:
     """The same as plain values."""
-    ledger = Ledger(workspace)
+    ledger, going = Ledger(workspace), [run.to_dict() for run in control.runs(workspace)]
     plans = [entry for entry in ledger.entries(phase="plan") if entry.outputs["purpose"] in ("migrate", "dry_run")]
     plan = plans[-1] if plans else None
     if plan is None:
-        return {"migration": name, "state": "not started"}
+        return {"migration": name, "state": "not started", "going": going}
     phases = {}
     for phase in ("export", "transform", "import"):
         since = VOIDING if phase == "import" else ()
@@ -63,6 +73,7 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
     return {
         "migration": name,
         "state": _live_state(ledger) or _state(ledger, plan, taken_back=bool(taken_back)),
+        "going": going,
         "taken_back_at": taken_back,
         "plan_id": plan.plan_id,
         "planned_at": plan.at,

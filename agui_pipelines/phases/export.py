@@ -15,7 +15,7 @@ from agui_pipelines.canonical import UNUSABLE, Trait
 from agui_pipelines.digests import digest_values
 from agui_pipelines.keyspace import held_by
 from agui_pipelines.ledger import Entry
-from agui_pipelines.phases import in_place
+from agui_pipelines.phases import in_place, pacing
 from agui_pipelines.phases.belonging import Belonging
 from agui_pipelines.phases.listed import Listed
 from agui_pipelines.phases.plan import Plan, is_open
@@ -98,7 +98,17 @@ def export(session: Session, plan: Plan, ranges: Sequence[str]) -> SnapshotRepor
             return retried(session, meter, partial(_export_range, session, opened, plan, meter, digester, name))
 
         again = None if is_rewritten else partial(_rejected_later, session, plan)
-        reports = in_ranges(session, plan, ranges, PHASE, meter, work, basis=lambda _: plan.listing, again=again)
+        reports = in_ranges(
+            session,
+            plan,
+            ranges,
+            PHASE,
+            meter,
+            work,
+            basis=lambda _: plan.listing,
+            again=again,
+            workers=pacing.workers(session),
+        )
     return SnapshotReport(plan.plan_id, reports, session.conclude(meter, plan.plan_id).seconds)
 
 
@@ -117,6 +127,7 @@ def in_ranges(
     work: Callable[[str], Manifest],
     basis: Callable[[str], str] = lambda _: "",
     again: Callable[[str], bool] | None = lambda _: False,
+    workers: int | None = None,
 ) -> tuple[RangeReport, ...]:
     """Make a snapshot of each range in parallel, recording each in the ledger, and pass over those that are finished.
 
@@ -137,7 +148,7 @@ def in_ranges(
         reports[name] = report = range_report(manifest)
         session.ledger.record(Entry(phase, plan.plan_id, name, made_from, outputs=asdict(report)))
 
-    session.in_parallel(one, ranges)
+    session.in_parallel(one, ranges, workers=workers)
     return tuple(reports[name] for name in ranges)
 
 
@@ -183,10 +194,12 @@ def _export_range(
 
         belonging = None if held is None else Belonging([span], held, keep)
         reject = belonging or keep
-        states = 0
+        states, asked = 0, pacing.span_in_portions(session, span)
         for kind in source.kinds:
             with Behind(partial(writer.write, kind)) as sink:
-                for read in ahead(gathered(source.read(kind, span, reject), GATHER_ROWS, GATHER_BYTES)):
+                paced = pacing.paced(session, source.read(kind, asked, reject))
+                rows = pacing.portion(session, GATHER_ROWS)
+                for read in ahead(gathered(paced, rows, GATHER_BYTES)):
                     session.require_going()
                     batch = read if held is None else held_by(held, read)
                     if listed is not None:

@@ -18,7 +18,7 @@ from xxhash import xxh3_128
 
 from agui_pipelines.errors import LockLostError, StagingError
 from agui_pipelines.ledger import Entry
-from agui_pipelines.phases import in_place
+from agui_pipelines.phases import in_place, pacing
 from agui_pipelines.phases.admission import require_importable
 from agui_pipelines.phases.backup import Backup, ensure, of_plan
 from agui_pipelines.phases.expect import require_expected
@@ -120,7 +120,7 @@ def _import(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
         with lock:
             reports[name] = report
 
-    session.in_parallel(one, ranges)
+    session.in_parallel(one, ranges, workers=pacing.workers(session))
     progress = session.conclude(meter, plan.plan_id)
     return ImportReport(plan.plan_id, tuple(reports[name] for name in ranges), progress.seconds)
 
@@ -230,13 +230,14 @@ def _import_segment(
         session.require_going()
         rest = batch.slice(max(0, begun.records - records))  # another batch_size than before may cut anywhere
         records += batch.num_rows
-        if rest.num_rows:
-            written += retried(session, meter, partial(target.write, Kind(segment.kind), rest))
-            if records < segment.records:  # otherwise an entry in the ledger follows at once
-                target.flush()
-                reached = asdict(replace(begun, records=records, written=written))
-                session.workspace.write(_progress_file(snapshot), orjson.dumps(reached))
-        meter.add(batch.num_rows, batch.nbytes)
+        meter.add(batch.num_rows - rest.num_rows, batch.nbytes - rest.nbytes)
+        for portion in pacing.paced(session, [rest]):
+            written += retried(session, meter, partial(target.write, Kind(segment.kind), portion))
+            meter.add(portion.num_rows, portion.nbytes)
+        if rest.num_rows and records < segment.records:  # otherwise an entry in the ledger follows at once
+            target.flush()
+            reached = asdict(replace(begun, records=records, written=written))
+            session.workspace.write(_progress_file(snapshot), orjson.dumps(reached))
     target.flush()
     if len(snapshot.manifest.segments) > 1:  # otherwise the range's own entry says the same
         ledger.record(Entry(_SEGMENT_PHASE, plan.plan_id, unit, basis, outputs=asdict(written)))

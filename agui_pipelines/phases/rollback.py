@@ -16,6 +16,7 @@ from agui_pipelines.errors import BackupError, MigrationError, RefusedError, Rol
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import backup as backups
 from agui_pipelines.phases.backup import Backup, RestoreReport
+from agui_pipelines.phases.control import ABORTED
 from agui_pipelines.phases.hooks import run_hook
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import BEGUN, standing
@@ -124,11 +125,17 @@ def _kept_because(session: Session, begun: Entry) -> str:
         f"its lock was lost, so another migration may have written there since. To resume, run again. {ask}": (
             begun.plan_id in now.lock_lost
         ),
+        f"the run was ended by agui-migrate control abort. To resume, run again. {ask}": _was_aborted(session, begun),
         f"the migration file says so (on_failure: keep). {ask}": session.migration.on_failure == "keep",
         f"its backup is also of key ranges that other runs imported. {ask}": made is None,
         "there is no backup of it that was not put back already.": made == [],
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _was_aborted(session: Session, begun: Entry) -> bool:
+    aborted = session.ledger.last(ABORTED)
+    return aborted is not None and aborted.outputs["run_id"] == begun.outputs["run_id"]
 
 
 def rollback(

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 from agui_pipelines.digests import DigestPool, digest_values
-from agui_pipelines.errors import StoppedError, UsageError
+from agui_pipelines.errors import AbortedError, StoppedError, UsageError
 from agui_pipelines.ledger import Entry, Ledger
-from agui_pipelines.phases import holding
+from agui_pipelines.phases import control, holding
 from agui_pipelines.ports import Consistent, Reader, Stamping, Store
 from agui_pipelines.progress import Listener, Meter, Progress, silent
 from agui_pipelines.records import Digester
@@ -134,7 +134,10 @@ class Session:
         """
         config = self.migration.target if of == "target" else self._source_config
         opened = partial(_opened, config, self.migration.folder)
-        with holding.held(opened, self.migration.name, str(self.workspace)):
+        with (
+            holding.held(opened, self.migration.name, str(self.workspace)),
+            control.going(self.workspace, self.migration),
+        ):
             yield
 
     def meter(self, phase: str, total: int | None = None) -> Meter:
@@ -161,13 +164,16 @@ class Session:
         self.ledger.record(Entry("timing", plan_id, meter.phase, outputs=outputs))
         return progress
 
-    def in_parallel(self, work: Callable[[T], object], items: Iterable[T]) -> None:
-        """Run `work` for each item on `parallelism` threads, in order of the items.
+    def in_parallel(self, work: Callable[[T], object], items: Iterable[T], *, workers: int | None = None) -> None:
+        """Run `work` for each item on `parallelism` threads, or on so many `workers`, in order of the items.
 
         The first error stops the others at their next batch and is raised when all have ended; so does an interruption of
         the calling thread. No thread outlives the call.
         """
-        with ThreadPoolExecutor(self.migration.parallelism, thread_name_prefix="agui") as pool:
+        with (
+            control.going(self.workspace, self.migration),
+            ThreadPoolExecutor(workers or self.migration.parallelism, thread_name_prefix="agui") as pool,
+        ):
             futures = [pool.submit(work, item) for item in items]
             try:
                 pending = set(futures)
@@ -183,11 +189,22 @@ class Session:
                 raise
 
     def require_going(self) -> None:
-        """Called by workers between batches.
+        """Called by workers between batches. Waits while the run is paused; see `control`.
 
         Raises `StoppedError` once another worker failed or the run was interrupted, `LockLostError` once a lock of `exclusive`
-        was lost.
+        was lost, `AbortedError` once somebody ended the run by a command.
         """
+        self._require_not_stopped()
+        try:
+            control.obey(self.workspace, self._require_not_stopped, self.stop, self._tell)
+        except AbortedError:
+            self.ledger.record(Entry(control.ABORTED, "", outputs={"run_id": self.run_id}))
+            raise
+
+    def _tell(self, note: str) -> None:
+        self.meter("control").tell(note)
+
+    def _require_not_stopped(self) -> None:
         holding.require_held(str(self.workspace))
         if self.stop.is_set():
             raise StoppedError("This key range was stopped because another one failed or the run was interrupted.")

@@ -12,12 +12,14 @@ from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.smoke import BEGUN, RESERVED, remove_leftovers, smoke
 from agui_pipelines.ports import Snapshot, Version
 from agui_pipelines.records import Kind
+from tests.cases import thinned
 
 LEFT = f"{RESERVED}00112233aabbccdd"
+STORES = ["file", "redis", "postgresql"]
 TIME = "2026-01-02T03:04:05Z"
 
 
-@pytest.fixture(params=["file", "redis", "postgresql"])
+@pytest.fixture(params=STORES)
 def session(request, tmp_path):
     """A migration whose target is prepared and holds one state of somebody's."""
     if request.param == "file":
@@ -87,18 +89,16 @@ def half(store, kind, batch):
         raise StoreError("The disk is full.")
 
 
-@pytest.mark.parametrize(
-    ("write", "error", "told"),
-    [
-        (another_document, ValidationFailedError, "reading it gave something else"),
-        (nothing, ValidationFailedError, "reading it gave nothing"),
-        (half, StoreError, "The disk is full"),
-    ],
-    ids=["another document", "nothing", "half"],
-)
-def test_a_store_that_does_not_keep_what_it_is_given_fails_and_nothing_is_left(
-    session, monkeypatch, write, error, told
-):
+FAILURES = {
+    "another document": (another_document, ValidationFailedError, "reading it gave something else"),
+    "nothing": (nothing, ValidationFailedError, "reading it gave nothing"),
+    "half": (half, StoreError, "The disk is full"),
+}
+
+
+@pytest.mark.parametrize(("session", "failure"), thinned(STORES, FAILURES), indirect=["session"])
+def test_a_store_that_does_not_keep_what_it_is_given_fails_and_nothing_is_left(session, monkeypatch, failure):
+    write, error, told = FAILURES[failure]
     with session.target() as target:
         kind = type(target)
     monkeypatch.setattr(kind, "written", kind.write, raising=False)
