@@ -162,7 +162,7 @@ UNDOING = [
     "live 4",
     step("undo_switch", 1),
     step("undo_switch", 2),
-    step("switch", 2),
+    step("switch", 3),
     step("undo_start", 1),
     step("undo_start", 2),
     step("stop", 3),
