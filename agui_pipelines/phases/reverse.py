@@ -13,6 +13,7 @@ from dataclasses import replace
 from string import Formatter
 from typing import Any, Final
 
+from agui_pipelines import losses
 from agui_pipelines.errors import RefusedError, named
 from agui_pipelines.phases.comparison import Comparison
 from agui_pipelines.phases.plan import Plan
@@ -61,6 +62,8 @@ def reverse(migration: Migration) -> Migration:
         "history_limit": None,
         "expectations": Expectations(),
         "maintenance_window": None,
+        # Who returns is in a hurry: what the old side has no place for is told before the cutover, and does not keep him off.
+        "accept_losses": tuple(losses.MEANING),
     }
     text = {
         **{key: value for key, value in migration.text.items() if key not in changes},
