@@ -12,8 +12,8 @@ from agui_pipelines.phases.seen import History
 from agui_pipelines.records import VERSION, Kind, Reject
 
 
-def row(version_id: str, **changes: Any) -> dict[str, Any]:
-    told = {"state_id": "s", "version_id": version_id, "timestamp": "2025-01-01T00:00:00Z", "data": b"{}"}
+def row(name: str, **changes: Any) -> dict[str, Any]:
+    told = {"state_id": "s", "version_id": name, "timestamp": "2025-01-01T00:00:00Z", "data": b"{}"}
     return {**told, "parent_id": "", "delta": None, "metadata": None, "extra": None, **changes}
 
 
