@@ -52,7 +52,9 @@ def file(written, text):
     return written({**text, "batch_size": 2})
 
 
-@pytest.mark.parametrize("what", [REFUSED, ALTERED], ids=["import", "validation"])
+@pytest.mark.parametrize(
+    "what", [pytest.param(REFUSED, id="import", marks=pytest.mark.long), pytest.param(ALTERED, id="validation")]
+)
 def test_a_failure_puts_the_target_back_and_says_so(command, file, database, what):
     before = held(database)
     spoil(database, what)

@@ -15,6 +15,7 @@ import yaml
 from agui_pipelines.errors import LockedError, LockLostError
 from agui_pipelines.phases import holding
 from agui_pipelines.phases.backup import create, restore
+from tests.cases import chiefly
 
 BACKENDS = ["file", "redis", "postgresql"]
 
@@ -98,7 +99,7 @@ def taken_over(session):
             return block
 
 
-@pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("kind", chiefly("postgresql", BACKENDS))
 def test_who_was_killed_is_followed_at_once(place, writer, kind):
     move = place(kind)
     process = writer(move, 3600)
@@ -116,7 +117,7 @@ def test_who_was_killed_is_followed_at_once(place, writer, kind):
         assert sorted(target.list_states()) == ["first", "mine"]
 
 
-@pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("kind", chiefly("redis", BACKENDS))
 def test_who_slept_for_too_long_writes_nothing_more(place, writer, kind):
     move = place(kind)
     process = writer(move, 4)

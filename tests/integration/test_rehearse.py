@@ -101,7 +101,8 @@ def test_what_a_killed_rehearsal_left_is_removed_and_what_a_living_one_uses_is_n
     assert held(opened, target) == {"mine": {"n": 1}}
 
 
-@pytest.mark.parametrize("kind", chiefly("redis", STORES))
+@pytest.mark.long
+@pytest.mark.parametrize("kind", STORES)
 def test_a_rehearsal_that_was_killed_is_tidied_up_by_the_next(kind, migration, places, opened):
     source, target = places(kind)
     move = migration(source=source, target=target)

@@ -57,13 +57,13 @@ def finished(move, phase):
 
 POINTS = [
     pytest.param("after catalogues/*", {0}, id="catalogue there, no plan"),
-    pytest.param(f"after ledger/{'?' * 20}-plan.json", {0}, id="planned"),
+    pytest.param(f"after ledger/{'?' * 20}-plan.json", {0}, id="planned", marks=pytest.mark.long),
     pytest.param("after snapshots/exported-02-*/state-*", {1, 2, 3}, id="segment sealed, no manifest"),
     pytest.param("after snapshots/exported-02-*/manifest.json", {1, 2, 3}, id="manifest there, not in the ledger"),
-    pytest.param("after ledger/*-export-02.json", {2, 3, 4}, id="a range exported"),
+    pytest.param("after ledger/*-export-02.json", {2, 3, 4}, id="a range exported", marks=pytest.mark.long),
     pytest.param("after ledger/*-timing-export.json", {RANGES}, id="everything exported"),
-    pytest.param("before snapshots/staged-03-*/manifest.json", {RANGES}, id="within transform"),
-    pytest.param("after ledger/*-timing-transform.json", {RANGES}, id="everything staged"),
+    pytest.param("before snapshots/staged-03-*/manifest.json", {RANGES}, id="within transform", marks=pytest.mark.long),
+    pytest.param("after ledger/*-timing-transform.json", {RANGES}, id="everything staged", marks=pytest.mark.long),
     pytest.param("batches 7", {RANGES}, id="a batch committed"),
     pytest.param("before ledger/*-import-03.json", {RANGES}, id="a range written, not in the ledger"),
     pytest.param("after ledger/*-timing-import.json", {RANGES}, id="everything imported"),

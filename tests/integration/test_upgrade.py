@@ -84,17 +84,20 @@ def marked(place, text):
             connection.execute("INSERT INTO ag_meta VALUES ('version', %s)", (text,))
 
 
+DOCUMENTS = [
+    pytest.param(ONE, None, "1.0.0", "1.2.0", id="1.0 unmarked"),
+    pytest.param(ONE, "1.1.1", "1.1.1", "1.2.0", id="1.1.1"),
+    pytest.param(ONE, "1.1\n", "1.1.0", "1.2.0", id="1.1 with a line end"),
+    pytest.param(TWO, None, "2.0.0", "2.1.0", id="2.0 unmarked"),
+    pytest.param(b'{"version":"1.0"}', None, "2.0.0", "2.1.0", id="version alone"),
+    pytest.param(b'{"own":true}', "1.2.0", "1.2.0", "1.2.0", id="1.2.0"),
+    pytest.param(b'{"own":true}', "2.0.0", "2.0.0", "2.1.0", id="2.0.0"),
+]
+"""A document, the marker beside it, what version that is, and what it becomes."""
+
+
 @pytest.mark.parametrize(
-    ("document", "marker", "told", "newest"),
-    [
-        (ONE, None, "1.0.0", "1.2.0"),
-        (ONE, "1.1.1", "1.1.1", "1.2.0"),
-        (ONE, "1.1\n", "1.1.0", "1.2.0"),
-        (TWO, None, "2.0.0", "2.1.0"),
-        (b'{"version":"1.0"}', None, "2.0.0", "2.1.0"),
-        (b'{"own":true}', "1.2.0", "1.2.0", "1.2.0"),
-        (b'{"own":true}', "2.0.0", "2.0.0", "2.1.0"),
-    ],
+    ("place", "document", "marker", "told", "newest"), thinned(BACKENDS, DOCUMENTS), indirect=["place"]
 )
 def test_a_store_becomes_the_newest_version_and_keeps_every_record(place, of, opened, document, marker, told, newest):
     store = opened(place)

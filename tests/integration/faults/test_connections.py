@@ -19,7 +19,7 @@ from agui_pipelines.drivers.redis import RedisWire
 from agui_pipelines.embedded import EmbeddedPostgres, EmbeddedRedis
 from agui_pipelines.errors import ConnectionFailedError, StoreBusyError, UnreachableError
 from agui_pipelines.phases import retry
-from tests.cases import thinned
+from tests.cases import chiefly, thinned
 from tests.integration.faults.conftest import run, through
 from tests.integration.faults.places import TABLES, as_values, fill, held, made_up
 from tests.integration.faults.proxy import Fault
@@ -95,7 +95,7 @@ def test_a_redis_that_says_nothing_any_more_is_asked_again(place, between, proxi
     require_whole(source, target)
 
 
-@pytest.mark.parametrize("kind", ["redis", "postgresql"])
+@pytest.mark.parametrize("kind", chiefly("postgresql", ["redis", "postgresql"]))
 def test_a_target_that_stays_away_is_an_error_and_the_next_run_goes_on_from_there(place, between, proxied, kind):
     source, target = place(OTHER[kind], "source"), place(kind, "target")
     fill(source, CONTENT)
@@ -241,8 +241,7 @@ def restartable():
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("end", ["source", "target"])
-@pytest.mark.parametrize("kind", ["redis", "postgresql"])
+@pytest.mark.parametrize(("kind", "end"), thinned(["redis", "postgresql"], ["source", "target"]))
 def test_a_server_that_is_started_again_in_the_middle_is_waited_for(
     place, between, proxied, restartable, monkeypatch, kind, end
 ):

@@ -45,7 +45,10 @@ def test_one_write_in_ten_thousand_that_redis_never_got_is_named(place, between,
 
 @pytest.mark.parametrize(
     ("tables", "kind", "lost"),
-    [("ag_states", "states", "user-00123"), ("ag_versions", "versions", "user-00120/v2-120")],
+    [
+        pytest.param("ag_states", "states", "user-00123", marks=pytest.mark.long),
+        ("ag_versions", "versions", "user-00120/v2-120"),
+    ],
 )
 def test_a_row_that_a_trigger_of_postgresql_swallows_is_named(place, between, tables, kind, lost):
     source, target = place("redis", "source"), place("postgresql", "target")
