@@ -80,7 +80,7 @@ def test_the_end_of_the_output_is_told_in_whole_words(said):
 @pytest.mark.parametrize("separator", [" ", "\n"])
 @pytest.mark.parametrize("read", [2_000, 64 * 1024])
 def test_no_cut_uncovers_a_password(said_tail, read, separator):
-    for after in range(read - 60, read + 60):
+    for after in range(read - 60, read + 60, 1 if read < hooks.KEPT else 7):
         told = said_tail(f"{'x' * 3000} cannot reach {URL}{separator * (after - 4)}over")
 
         assert "hunter2" not in told
