@@ -14,7 +14,7 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import pairwise
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Final, NamedTuple, Self
@@ -165,5 +165,5 @@ def _serve(requests: IO[bytes], responses: IO[bytes]) -> None:
 if __name__ == "__main__":
     gc.disable()  # parsed documents hold no cycles, and are dropped one by one
     processes.ignore_interrupts()
-    with suppress(OSError):  # the end of the input, even within a request, is how a worker is told to end
+    with processes.until_left():
         _serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +48,15 @@ def end(worker: subprocess.Popen[bytes]) -> None:
             with suppress(BrokenPipeError):
                 pipe.close()
     worker.wait()
+
+
+@contextmanager
+def until_left() -> Iterator[None]:
+    """What a worker does until whoever started it is gone. What it has not told them by then, nobody is told."""
+    try:
+        yield
+    except OSError:  # the input has ended within a request, or nobody reads the answer
+        os._exit(0)  # otherwise what is still buffered would be written once more, and that told as an error
 
 
 def ignore_interrupts() -> None:

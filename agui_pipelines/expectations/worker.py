@@ -17,7 +17,6 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
@@ -127,6 +126,6 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 if __name__ == "__main__":
     processes.ignore_interrupts()
     # Whatever a library prints must not get between our answers.
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answers, suppress(OSError):
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answers, processes.until_left():
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         _serve(sys.stdin.buffer, answers)

@@ -113,7 +113,7 @@ PHASES = [
     ("expect", signal.SIGINT, pytest.mark.long),
     ("expect", signal.SIGTERM, pytest.mark.long),
     ("import", signal.SIGINT, pytest.mark.long),
-    ("import", signal.SIGTERM, ()),
+    ("import", signal.SIGTERM, pytest.mark.long),
     ("validate", signal.SIGINT, pytest.mark.long),
     ("validate", signal.SIGTERM, pytest.mark.long),
 ]

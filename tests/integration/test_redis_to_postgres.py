@@ -489,6 +489,7 @@ def test_another_spelling_of_a_number_is_normalised_and_not_corrupted(legacy, mo
     assert (states.migrated, states.normalised, states.corrupted.count) == (3, 2, 0)
 
 
+@pytest.mark.long
 def test_a_long_list_of_findings_is_cut_and_its_length_told(legacy, move, target):
     fill(legacy, sessions(LIST_LIMIT + 5))
     move.run()

@@ -190,6 +190,7 @@ def test_without_the_privilege_to_make_a_schema_the_plan_says_that_it_has_no_tim
         target.execute("DROP ROLE agui_restricted")
 
 
+@pytest.mark.long
 def test_a_rehearsal_rolls_nothing_of_the_migration_on(migration, places):
     """Neither its ledger nor its snapshots know of a rehearsal."""
     source, target = places("file")
@@ -218,6 +219,7 @@ def test_an_empty_source_and_one_state_can_be_planned(migration, config, opened)
     assert {each["keys"] for each in single["timeline"]["rehearsal"]["rounds"]} == {1}
 
 
+@pytest.mark.long
 def test_a_scanned_source_is_rehearsed_from_its_spool(migration, config, tmp_path):
     file = tmp_path / "states.jsonl"
     file.write_text("".join(f'{{"id":"state-{number:03}"}}\n' for number in range(50)))

@@ -174,6 +174,7 @@ def test_a_document_that_is_no_object_is_rejected_as_from_any_source(migration, 
     assert target.documents() == {"b": "{}"}
 
 
+@pytest.mark.long
 def test_a_run_killed_after_its_plan_does_not_scan_again(custom, store, tmp_path):
     killed(custom, f"ledger/{'?' * 20}-plan.json")
     assert scans(tmp_path) == 1

@@ -73,6 +73,7 @@ def test_a_row_that_a_trigger_of_postgresql_swallows_is_named(place, between, ta
     assert held(target) == as_values(FEW)
 
 
+@pytest.mark.long
 def test_a_redis_that_evicts_what_it_was_given_is_found_out(place, between, written, command):
     source = place("redis_keys", "source")
     fill(source, CONTENT)

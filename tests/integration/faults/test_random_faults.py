@@ -23,7 +23,7 @@ from tests.integration.faults.places import Content, as_values, fill, held, made
 from tests.integration.faults.proxy import Direction, Fault, Swallower
 
 RUNS = 300
-IN_DEFAULT_SUITE = 12
+IN_DEFAULT_SUITE = 8
 STATES = 200
 SERVERS = {"redis_keys", "redis", "postgresql"}
 SOURCES = ["redis_keys", "redis", "postgresql", "file"]
