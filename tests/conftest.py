@@ -11,6 +11,8 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -101,3 +103,18 @@ def redis_url(fresh_redis: Callable[[], str]) -> str:
 @pytest.fixture
 def postgres_url(fresh_postgres: Callable[[], str]) -> str:
     return fresh_postgres()
+
+
+@pytest.fixture
+def config(
+    fresh_redis: Callable[[], str], fresh_postgres: Callable[[], str], tmp_path: Path
+) -> Callable[[str, str], dict[str, Any]]:
+    """Makes the configuration of an empty store of a kind."""
+
+    def make(kind: str, name: str) -> dict[str, Any]:
+        if kind == "file":
+            return {"type": "file", "file_options": {"base_dir": str(tmp_path / name), "durable": False}}
+        url = fresh_redis() if kind == "redis" else fresh_postgres()
+        return {"type": kind, "connection_url": url}
+
+    return make

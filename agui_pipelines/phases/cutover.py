@@ -56,6 +56,7 @@ from agui_pipelines.phases.steps import (
 from agui_pipelines.phases.sync import seed_cursor, sync
 from agui_pipelines.phases.validate import require_passed
 from agui_pipelines.ports import Store
+from agui_pipelines.records import Kind
 from agui_pipelines.spec import ForeignConfig, Hook
 from agui_pipelines.staging.workspace import new_id
 
@@ -422,9 +423,14 @@ class _Cutover:
             self._note(f"On the way back, what is written since the switch would lose: {', '.join(sorted(lost))}.")
 
     def _require_own_target(self, public: dict[str, Any]) -> None:
-        """What else is in the target could not be told from what is written since the switch."""
+        """What else is in the target could not be told from what is written since the switch.
+
+        Of a kind that the source has no place for, nothing is ever brought back.
+        """
+        with self.work.source() as source:
+            kinds = source.kinds
         others = public["extra_states_count"]
-        others += sum(public[noun][f"extra_{noun}_count"] for noun in ("versions", "snapshots"))
+        others += sum(public[f"{kind}s"][f"extra_{kind}s_count"] for kind in kinds if kind is not Kind.STATE)
         if others:
             raise RefusedError(
                 f"The target holds {others:,} records besides those of this migration.",

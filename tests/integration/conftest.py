@@ -171,21 +171,6 @@ def exact() -> Callable[[str | bytes], Any]:
 
 
 @pytest.fixture
-def config(
-    fresh_redis: Callable[[], str], fresh_postgres: Callable[[], str], tmp_path: Path
-) -> Callable[[str, str], dict[str, Any]]:
-    """Makes the configuration of an empty store of a kind."""
-
-    def make(kind: str, name: str) -> dict[str, Any]:
-        if kind == "file":
-            return {"type": "file", "file_options": {"base_dir": str(tmp_path / name), "durable": False}}
-        url = fresh_redis() if kind == "redis" else fresh_postgres()
-        return {"type": kind, "connection_url": url}
-
-    return make
-
-
-@pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Store]]:
     """Opens the store that a configuration describes."""
     stores = []
