@@ -110,8 +110,8 @@ class _Yaml:
     json = False
 
     def __init__(self, content: str, origin: str) -> None:
-        self._spelling = _fitting(content)
         try:
+            self._spelling = _fitting(content)
             root = self._spelling.load(content)
         except YAMLError as error:
             raise SpecError(f"{origin} is not valid YAML{_position(error)}.") from None
@@ -174,12 +174,16 @@ class _Yaml:
 
 
 def _fitting(content: str) -> YAML:
-    """A reader and writer that gives back what it has read, if there is one with a common indentation."""
+    """A reader and writer that gives back what it has read, if there is one with a common indentation.
+
+    Raises what reading it raises, so that a text which cannot be read, of which that may take long, is read once.
+    """
     for indents in _INDENTS:
         spelling = _yaml(content, indents)
+        root = spelling.load(content)
         stream = io.StringIO()
         try:
-            spelling.dump(spelling.load(content), stream)
+            spelling.dump(root, stream)
         except (YAMLError, RecursionError):
             break
         if stream.getvalue() == content:
