@@ -1,8 +1,8 @@
 """The sorted id space of a place, on disk, and the key ranges it is cut into.
 
 A *catalogue* is one Parquet file with the distinct keys of a source in byte order and a weight for each (bytes where the
-source tells them cheaply, else 1). DuckDB sorts it on disk, so its size is not bounded by memory. A *key range* is a run
-of rows of the catalogue; ranges are the Dagster partitions ``00``, ``01``, … and the unit of parallel work and repair.
+source tells them cheaply, else 1). DuckDB sorts a large one on disk, so its size is not bounded by memory. A *key range* is
+a run of rows of the catalogue; ranges are the Dagster partitions ``00``, ``01``, … and the unit of parallel work and repair.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, chain
 from typing import IO, Any, Final
 
 import duckdb
@@ -36,6 +38,10 @@ DUCKDB: Final = {"memory_limit": "96MB", "threads": "2", "preserve_insertion_ord
 More threads, or keeping the order of insertion, take more memory than the limit says."""
 
 _ROWS: Final = 50_000
+_GROUP_ROWS: Final = 10_000
+"""Rows of a row group: whoever reads a key range reads all of those that it begins and ends in."""
+_SMALL: Final = 16 * 1024 * 1024
+"""Bytes of batches that are sorted in memory, in a quarter of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +166,27 @@ def sorted_on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, query: 
 def write_catalogue(batches: Iterable[pa.RecordBatch], file: IO[bytes]) -> None:
     """Sort `batches` of the `CATALOGUE` schema into `file` as Parquet. Repeated keys count once; see `LEFT_OUT`."""
     query = "SELECT key, max(weight)::BIGINT AS weight FROM rows GROUP BY key HAVING min(weight) >= 0 ORDER BY key"
+    incoming = iter(batches)
+    first, size = [], 0
+    for batch in incoming:
+        first.append(batch)
+        size += batch.nbytes
+        if size > _SMALL:
+            ordered = sorted_on_disk(chain(first, incoming), CATALOGUE, query)
+            break
+    else:
+        ordered = iter(_sorted_in_memory(first))
     with pq.ParquetWriter(file, CATALOGUE, compression="zstd", compression_level=1) as writer:
-        for batch in sorted_on_disk(batches, CATALOGUE, query):
-            writer.write_batch(batch.cast(CATALOGUE), row_group_size=_ROWS)
+        for batch in ordered:
+            writer.write_batch(batch.cast(CATALOGUE), row_group_size=_GROUP_ROWS)
+
+
+def _sorted_in_memory(batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """What the query of `write_catalogue` gives, of a few batches."""
+    found = pa.Table.from_batches(batches, CATALOGUE).group_by("key").aggregate([("weight", "max"), ("weight", "min")])
+    kept = found.filter(pc.greater_equal(found.column("weight_min"), 0)).sort_by("key")
+    batches: list[pa.RecordBatch] = kept.select(["key", "weight_max"]).to_batches(max_chunksize=_ROWS)
+    return [batch.rename_columns(CATALOGUE.names) for batch in batches]
 
 
 def cut(file: IO[bytes], count: int) -> list[KeyRange]:
@@ -176,13 +200,36 @@ def cut(file: IO[bytes], count: int) -> list[KeyRange]:
     bounds: list[tuple[int, bytes, int]] = []  # row, key and running weight at which each next range begins
     row = running = 0
     for batch in catalogue.iter_batches(_ROWS):
-        keys, weights = batch.column("key"), batch.column("weight").to_pylist()
-        for i, weight in enumerate(weights):
-            while len(bounds) < count - 1 and row > 0 and running * count >= total * (len(bounds) + 1):
-                bounds.append((row, keys[i].as_py(), running))
-            running += weight
-            row += 1
+        keys = batch.column("key")
+        *before, after_all = accumulate(batch.column("weight").to_pylist(), initial=running)
+        while len(bounds) < count - 1:
+            # The first key with as much before it as the ranges up to here are to have; never the very first of all.
+            at = bisect_left(before, -(-total * (len(bounds) + 1) // count), lo=0 if row else 1)
+            if at >= len(before):
+                break
+            bounds.append((row + at, keys[at].as_py(), before[at]))
+        running = after_all
+        row += len(before)
     return _between(bounds, names, row, total)
+
+
+def same_bounds(file: IO[bytes], ranges: Sequence[KeyRange]) -> list[KeyRange]:
+    """The ranges with the rows that lie within their bounds in another catalogue; of weights, nothing is told."""
+    bounds = sorted({bound for r in ranges for bound in (r.lower, r.upper) if bound is not None})
+    before = [0] * len(bounds)  # how many keys come before each bound
+    rows = 0
+    for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=["key"]):
+        keys = batch.column("key").to_pylist()
+        before = [count + bisect_left(keys, bound) for count, bound in zip(before, bounds, strict=True)]
+        rows += len(keys)
+    row = dict(zip(bounds, before, strict=True))
+
+    def within(of: KeyRange) -> KeyRange:
+        first = 0 if of.lower is None else row[of.lower]
+        end = rows if of.upper is None else row[of.upper]
+        return replace(of, first_row=first, keys=end - first, weight=0)
+
+    return [within(r) for r in ranges]
 
 
 def _between(bounds: Sequence[tuple[int, bytes, int]], names: Sequence[str], rows: int, total: int) -> list[KeyRange]:
@@ -218,6 +265,11 @@ class Span:
 
     def __len__(self) -> int:
         return self.range.keys
+
+    def in_memory(self) -> Span:
+        """The same span over a catalogue of its own in memory, for whoever goes through its keys several times."""
+        keys = [key for some in self.keys(_ROWS) for key in some]
+        return replace(self, range=replace(self.range, first_row=0), catalogue=_catalogue_of(keys))
 
     def key_set(self) -> frozenset[bytes]:
         """All keys of the range, in memory."""
@@ -270,5 +322,6 @@ def single_spans(keys: Iterable[bytes]) -> list[Span]:
 def _catalogue_of(ordered: Sequence[bytes]) -> pq.ParquetFile:
     """A catalogue in memory."""
     file = io.BytesIO()
-    pq.write_table(pa.table([pa.array(ordered, pa.binary()), pa.repeat(1, len(ordered))], schema=CATALOGUE), file)
+    table = pa.table([pa.array(ordered, pa.binary()), pa.repeat(1, len(ordered))], schema=CATALOGUE)
+    pq.write_table(table, file, compression="none", use_dictionary=False, row_group_size=_GROUP_ROWS)
     return pq.ParquetFile(file)

@@ -300,6 +300,15 @@ class Consistent(Protocol):
 
 
 @runtime_checkable
+class Sorting(Protocol):
+    """A reader that can tell what kinds of record there are of a key, where `read` would have to look for them at each key."""
+
+    def keys_by_kind(self) -> Iterator[tuple[Kind, pa.RecordBatch]]:
+        """What `Reader.keys` tells, each key with a kind of which there is something."""
+        ...
+
+
+@runtime_checkable
 class Clocked(Protocol):
     """A reader of a place where records expire by a clock of its own, which need not go as ours does."""
 

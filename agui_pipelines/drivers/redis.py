@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import hiredis
@@ -85,7 +86,7 @@ class Burst:
         return burst
 
     def add(self, *command: bytes | memoryview | str | int) -> None:
-        if any(isinstance(argument, memoryview) for argument in command):
+        if memoryview in set(map(type, command)):
             self._add_views(command)
         else:
             self.parts.append(hiredis.pack_command(command))  # type: ignore[arg-type] # the stub knows tuples of one only
@@ -102,10 +103,24 @@ class Burst:
         self.replies += other.replies
 
     def add_each(self, name: bytes, keys: Sequence[bytes]) -> None:
-        """The command `name` for each of the keys. Formatted here, which is faster than packing them one by one."""
-        head = b"*2\r\n$%d\r\n%b\r\n$" % (len(name), name)
-        self.parts.append(b"".join([b"%b%d\r\n%b\r\n" % (head, len(key), key) for key in keys]))
+        """The command `name` for each of the keys."""
+        self.add_each_framed(name, framed(keys))
+
+    def add_each_framed(self, name: bytes, keys: Sequence[bytes]) -> None:
+        """The command `name` for each of the keys, which `framed` has formatted."""
+        head = b"*2\r\n$%d\r\n%b\r\n" % (len(name), name)
+        self.parts += (head, head.join(keys)) if keys else ()
         self.replies += len(keys)
+
+    def add_framed(self, name: bytes, keys: Sequence[bytes]) -> None:
+        """One command with all of the keys, which `framed` has formatted."""
+        self.parts += (b"*%d\r\n$%d\r\n%b\r\n" % (len(keys) + 1, len(name), name), b"".join(keys))
+        self.replies += 1
+
+
+def framed(keys: Sequence[bytes]) -> list[bytes]:
+    """Keys as they go over the wire: formatted once for several commands, and faster than packing them one by one."""
+    return [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
 
 
 class RedisWire:
@@ -203,9 +218,8 @@ class RedisWire:
 
     def checked(self, replies: list[Any]) -> list[Any]:
         """The replies, none of which is an error: the first that is one is raised as ours."""
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                raise self.failure(reply)
+        if any(issubclass(kind, hiredis.ReplyError) for kind in set(map(type, replies))):
+            raise self.failure(next(reply for reply in replies if isinstance(reply, hiredis.ReplyError)))
         return replies
 
     def failure(self, reply: hiredis.ReplyError) -> MigrationError:
@@ -367,15 +381,12 @@ class RedisWire:
         gets = self._parser.gets
         while self._pending:
             head = self._pending[0]
-            append = head.replies.append
-            for _ in range(head.expected - len(head.replies)):
-                reply = gets()
-                if reply is _INCOMPLETE:
-                    return
-                append(reply)
-                if self._fed > _PARSER_BYTES and not self._parser.has_data():
-                    self._renew_parser()
-                    gets = self._parser.gets
+            head.replies += islice(iter(gets, _INCOMPLETE), head.expected - len(head.replies))
+            if len(head.replies) < head.expected:
+                return
+            if self._fed > _PARSER_BYTES and not self._parser.has_data():
+                self._renew_parser()
+                gets = self._parser.gets
             self._pending.popleft()
         reply = gets()
         if reply is not _INCOMPLETE:

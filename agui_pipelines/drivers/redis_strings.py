@@ -14,7 +14,7 @@ import hiredis
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agui_pipelines.drivers.redis import Burst, Pending, RedisWire
+from agui_pipelines.drivers.redis import Burst, Pending, RedisWire, framed
 from agui_pipelines.records import STATE, document_column
 
 BATCH_KEYS: Final = 500
@@ -43,7 +43,7 @@ class Strings(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Piece(Generic[T]):
-    """Keys that have been asked for together."""
+    """Keys, as `framed` formats them, that have been asked for together."""
 
     tags: list[T]
     keys: list[bytes]
@@ -80,9 +80,9 @@ class StringReader(Generic[T]):
         """Each batch with its keys and the sizes of their values, which are asked for while the one before is read."""
         before: _Piece[T] | None = None
         for tags in batches:
-            keys = self._keys_of(tags)
+            keys = framed(self._keys_of(tags))
             burst = Burst()
-            burst.add_each(b"STRLEN", keys)
+            burst.add_each_framed(b"STRLEN", keys)
             piece = _Piece(tags, keys, self._wire.send(burst))
             if before is not None:
                 yield before.tags, before.keys, self._sizes(before.pending)
@@ -92,20 +92,20 @@ class StringReader(Generic[T]):
 
     def _sizes(self, pending: Pending) -> list[int]:
         sizes = self._wire.receive(pending)
-        if all(type(size) is int for size in sizes):
+        if set(map(type, sizes)) <= {int}:
             return sizes
         return [0 if _is_wrong_type(size) else self._wire.checked([size])[0] for size in sizes]
 
     def _asked(self, tags: list[T], keys: list[bytes]) -> _Piece[T]:
         burst = Burst()
         if self._wire.clustered:
-            burst.add_each(b"GET", keys)
+            burst.add_each_framed(b"GET", keys)
         else:
-            burst.add(b"MGET", *keys)
+            burst.add_framed(b"MGET", keys)
         if self._expiry == b"PTTL":
             burst.add(b"TIME")
         if self._expiry:
-            burst.add_each(self._expiry, keys)
+            burst.add_each_framed(self._expiry, keys)
         return _Piece(tags, keys, self._wire.send(burst))
 
     def _told(self, piece: _Piece[T]) -> Iterator[Strings[T]]:
@@ -137,7 +137,7 @@ class StringReader(Generic[T]):
         if not keys:
             return []
         burst = Burst()
-        burst.add_each(b"TYPE", keys)
+        burst.add_each_framed(b"TYPE", keys)
         return [kind.decode() for kind in self._wire.run(burst)]
 
 

@@ -53,7 +53,8 @@ TARGET_ROW: Final = pa.schema(
 )
 """`other` is the id of a version or snapshot, empty for a state; `canonical` as in `records.DIGEST_FIELDS`."""
 
-_ROWS: Final = 50_000
+_GROUP_ROWS: Final = 10_000
+"""As in `keyspace`: a key range is read with all of the row groups that it begins and ends in."""
 _OLD, _TOUCHED, _NEW, _ORIGIN = range(4)
 """What a row is that goes into the making of a cursor."""
 
@@ -259,7 +260,7 @@ def _written(
     rows = 0
     with session.workspace.writing(name) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in sorted_on_disk(batches(), marked, query):
-            writer.write_batch(batch.select(schema.names).cast(schema), row_group_size=_ROWS)
+            writer.write_batch(batch.select(schema.names).cast(schema), row_group_size=_GROUP_ROWS)
             rows += batch.num_rows
     return rows
 

@@ -21,22 +21,21 @@ import pyarrow.parquet as pq
 from xxhash import xxh3_128_digest, xxh3_128_intdigest
 
 from agui_pipelines.digests import WIDTH, documents_in
-from agui_pipelines.keyspace import CATALOGUE, MAX_RANGES, KeyRange, Span, cut, write_catalogue
+from agui_pipelines.keyspace import CATALOGUE, MAX_RANGES, KeyRange, Span, cut, same_bounds, write_catalogue
 from agui_pipelines.phases.comparison import EXPIRY_MILLISECONDS
 from agui_pipelines.phases.cursor import Cursor
 from agui_pipelines.phases.observation import LIST_LIMIT, Names
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.seen import History
 from agui_pipelines.phases.session import Session
-from agui_pipelines.ports import Reader
+from agui_pipelines.ports import Reader, Sorting
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import Kind, gathered
-from agui_pipelines.staging.flow import ahead
 
 RANGE_KEYS: Final = 25_000
 """Ids of a key range, about: what a worker holds of them takes some ten megabytes."""
 
-_GATHER_ROWS: Final = 2_000
+_GATHER_ROWS: Final = 500
 _GATHER_BYTES: Final = 4 * 1024 * 1024
 _MODULUS: Final = 1 << (8 * WIDTH)
 
@@ -130,49 +129,77 @@ def look_at_all(
     `changes.fingerprint_of_source`; only if there is no cursor.
     """
     with tempfile.TemporaryDirectory(prefix="agui-keys-") as folder:
-        catalogue = Path(folder) / "keys.parquet"
-        listed = partial(_listed, opened, catalogue)
-        keys = retried(session, meter, listed)
-        ranges = max(session.migration.ranges, min(MAX_RANGES, keys // RANGE_KEYS + 1))
-        with catalogue.open("rb") as file:
-            cuts = cut(file, ranges)
-        look = partial(_look, session, opened, catalogue, meter, found, cursor, now, lasting_until)
-        session.in_parallel(lambda each: retried(session, meter, partial(look, each)), cuts)
+        listed = retried(session, meter, partial(_Listed.of, opened, Path(folder)))
+        look = partial(_look, session, opened, listed, meter, found, cursor, now, lasting_until)
+        pieces = listed.pieces(session.migration.parallelism)
+        session.in_parallel(lambda piece: retried(session, meter, partial(look, *piece)), pieces)
     found.changed.close()
     found.gone.close()
 
 
-def _listed(opened: Opened, catalogue: Path) -> int:
-    with opened() as source, catalogue.open("wb") as file:
-        write_catalogue(source.keys(), file)
-    return int(pq.ParquetFile(catalogue).metadata.num_rows)
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The catalogue of a source's ids, and one of those that have versions or snapshots, where the source tells them apart."""
+
+    ids: Path
+    owners: Path
+
+    @classmethod
+    def of(cls, opened: Opened, folder: Path) -> _Listed:
+        ids = folder / "ids.parquet"
+        with opened() as source, ids.open("wb") as file:
+            if not isinstance(source, Sorting):
+                write_catalogue(source.keys(), file)
+                return cls(ids, owners=ids)
+            owners = Ids(folder / "unsorted.parquet")
+
+            def listed() -> Iterator[pa.RecordBatch]:
+                for kind, batch in source.keys_by_kind():
+                    if kind is not Kind.STATE:
+                        owners.add(batch.column("key").to_pylist())
+                    yield batch
+
+            write_catalogue(listed(), file)
+        owners.close()
+        of_owners = folder / "owners.parquet"
+        with of_owners.open("wb") as file:
+            write_catalogue(owners.batches(), file)
+        return cls(ids, of_owners)
+
+    def pieces(self, at_least: int) -> list[tuple[KeyRange, KeyRange]]:
+        """Key ranges of small size, each with its rows of either catalogue."""
+        with self.ids.open("rb") as ids, self.owners.open("rb") as owners:
+            keys = pq.ParquetFile(ids).metadata.num_rows
+            cuts = cut(ids, min(MAX_RANGES, keys // RANGE_KEYS + at_least))
+            return list(zip(cuts, same_bounds(owners, cuts), strict=True))
 
 
 def _look(
     session: Session,
     opened: Opened,
-    catalogue: Path,
+    listed: _Listed,
     meter: Meter,
     found: Findings,
     cursor: Cursor | None,
     now: int | None,
     lasting_until: int | None,
     key_range: KeyRange,
+    of_owners: KeyRange,
 ) -> None:
     known = _Known.of(session, cursor, key_range)
     if not (key_range.keys or known.states or known.histories or key_range.lower is None):
         return
     there = _There()
-    with opened() as source, catalogue.open("rb") as file, meter.provisional() as count:
+    with opened() as source, meter.provisional() as count:
+        states = Span(key_range, pq.ParquetFile(listed.ids)).in_memory()
         # What belongs to no id at all is told with the range that has no lower bound. Looking for it may take a scan of the
         # whole place, and of histories nothing is kept of it.
-        whole = Span(key_range, pq.ParquetFile(file))
-        bounded = Span(replace(key_range, lower=key_range.lower or b""), whole.catalogue)
+        bounded = replace(of_owners, lower=of_owners.lower or b"")
+        histories = Span(bounded, pq.ParquetFile(listed.owners)).in_memory()
         exact = bool(getattr(source, "exact_expiries", True))
         for kind in source.kinds:
-            span = whole if kind is Kind.STATE else bounded
-            batches = gathered(source.read(kind, span, there.history.reject), _GATHER_ROWS, _GATHER_BYTES)
-            for batch in ahead(batches):
+            span = states if kind is Kind.STATE else histories
+            for batch in gathered(source.read(kind, span, there.history.reject), _GATHER_ROWS, _GATHER_BYTES):
                 session.require_going()
                 raw = [xxh3_128_digest(document) for document in documents_in(batch.column("data"))]
                 if kind is not Kind.STATE:
@@ -252,8 +279,11 @@ class _Known:
         expiries = batch.column("expires_at")
         if self.expiries or expiries.null_count < len(expiries):
             moments = expiries.cast(pa.int64()).to_pylist()
+            known = map(self.expiries.get, ids)
             changed += [
-                id_ for id_, moment in zip(ids, moments, strict=True) if is_other_moment(self.expiries.get(id_), moment)
+                id_
+                for id_, before, now in zip(ids, known, moments, strict=True)
+                if before != now and is_other_moment(before, now)
             ]
         return changed
 

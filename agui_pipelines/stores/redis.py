@@ -115,11 +115,17 @@ class RedisStore:
         return self._wire.expiry_command == b"PEXPIRETIME"
 
     def keys(self) -> Iterator[pa.RecordBatch]:
-        families = self._layout.families
+        yield from (batch for _, batch in self.keys_by_kind())
+
+    def keys_by_kind(self) -> Iterator[tuple[Kind, pa.RecordBatch]]:
         for page in self._wire.scan(glob_escaped(self._layout.prefix) + b"*"):
-            ids = [key[len(family) :] for family in families for key in page if key.startswith(family)]
-            if ids:
-                yield pa.RecordBatch.from_arrays([pa.array(ids, pa.binary()), pa.repeat(1, len(ids))], schema=CATALOGUE)
+            for kind, family in zip(self.kinds, self._layout.families, strict=True):
+                ids = [key[len(family) :] for key in page if key.startswith(family)]
+                if ids:
+                    columns = [pa.array(ids, pa.binary()), pa.repeat(1, len(ids))]
+                    yield kind, pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
+                if len(ids) == len(page):  # in many a store there are only states
+                    break
 
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         if kind is Kind.STATE:
