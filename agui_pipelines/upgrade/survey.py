@@ -16,13 +16,14 @@ import orjson
 import pyarrow as pa
 
 from agui_pipelines import documents
-from agui_pipelines.errors import RefusedError, StoreError, named
+from agui_pipelines.errors import RefusedError, StoreError, UsageError, named
 from agui_pipelines.keyspace import cut, write_catalogue
 from agui_pipelines.phases.observation import Take, Unreadable, Within, observe
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import End, Session
 from agui_pipelines.ports import Settling, Store
 from agui_pipelines.records import Kind
+from agui_pipelines.spec import ForeignConfig
 from agui_pipelines.upgrade import versions
 
 PHASE: Final = "survey"
@@ -137,7 +138,14 @@ class Survey:
 
 
 def opened(session: Session, of: End) -> AbstractContextManager[Store]:
-    """The store at one end of a migration."""
+    """The store at one end of a migration. Raises `UsageError` if it is no AG-UI store."""
+    source = session.migration.source
+    if of == "source" and isinstance(source, ForeignConfig):
+        raise UsageError(
+            f"The source is of the type {source.type}, which is no AG-UI store.",
+            why="Only an AG-UI store has a version that it can be upgraded from.",
+            remedy="Leave --of out.",
+        )
     return session.target() if of == "target" else session.source_store()
 
 

@@ -238,14 +238,15 @@ def test_a_rollback_asks_first_and_refuses_a_backup_of_the_source(command, file,
     assert held(database) == after
 
 
-def test_a_live_target_is_left_alone_and_the_operator_told(command, file, database, tmp_path):
+def test_a_live_target_is_not_written_to_and_the_operator_told(command, file, database, tmp_path):
     spoil(database, ALTERED)
     ledger = tmp_path / ".agui" / "moved" / "ledger"
     ledger.mkdir(parents=True, mode=0o700)
     entry = {"phase": "cutover", "plan_id": "plan-x", "unit": "", "basis": "", "outputs": {"live": "target"}, "at": ""}
     (ledger / "00000000000000000001-cutover.json").write_text(json.dumps(entry))
+    before = held(database)
 
     said = command("run", file)
 
-    assert "live since its cutover" in said.error
-    assert len(held(database)) == 31
+    assert (said.code, "live since its cutover" in said.error) == (3, True)
+    assert held(database) == before

@@ -222,6 +222,15 @@ def test_a_cluster_has_no_way_back(redis_url):
 
 # The form that is read again
 
+
+def is_json(document):
+    try:
+        json.loads(document)
+    except ValueError:
+        return False
+    return True
+
+
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=4)
 SCORES = st.sampled_from(["-inf", "-1.5", "0", "1", "3", "1e+100", "inf"])
 DOCUMENTS = st.one_of(
@@ -252,7 +261,9 @@ def test_a_document_in_its_form_is_read_as_it_was_written(target, there, documen
                 target.formed(Kind.STATE, document)
     if forms:
         target.write(Kind.STATE, states(*((key, form) for key, form in forms.items())))
-    assert {row["state_id"]: row["data"] for row in all_rows(target).to_pylist()} == forms
+    read = {row["state_id"]: row["data"] for row in all_rows(target).to_pylist()}
+    # A string that only begins like an object is exported in its other form, once it has turned out to be none.
+    assert {id_: data if is_json(data) else target.salvage(data) for id_, data in read.items()} == forms
 
 
 REST = b'"max_deleted_id":null,"entries_added":null,"groups":[]'
