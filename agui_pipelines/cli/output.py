@@ -115,6 +115,9 @@ class _PlainLines:
             finished = state.total is not None and state.done >= state.total
             if finished and state.phase in self._finished:
                 return
+            if state.phase in self._finished:  # it begins once more, as a cutover exports several times
+                self._finished.discard(state.phase)
+                del self._next[state.phase]
             if finished:
                 self._finished.add(state.phase)
             elif now < self._next.setdefault(state.phase, now + PLAIN_SECONDS):

@@ -310,6 +310,8 @@ class _Cutover:
         written = cursor is None or not changes_since(self.work, cursor).none
         if not report.passed and not written:
             require_passed(report)
+        if self.other is not None:
+            seed_cursor(self.other, rehearsal=True)
         if not report.passed:
             self._note(
                 "Both sides differ, as they are being written to; whether they are equal is seen once that is stopped."

@@ -385,11 +385,12 @@ def _closed(session: Session, begun: Round, report: SyncReport) -> SyncReport:
     return report
 
 
-def seed_cursor(session: Session) -> Cursor:
+def seed_cursor(session: Session, *, rehearsal: bool = False) -> Cursor:
     """Make the first cursor of a session without an import, while both ends are known to be equal.
 
     Reads the whole source and stages it; nothing is written to the target. For the reverse of a migration: what was staged
-    stands for what the target holds, and where it does not, a later sync names conflicts.
+    stands for what the target holds, and where it does not, a later sync names conflicts. A rehearsal does all of it, and
+    keeps nothing.
     """
     place = _place(session)
     made = plan(session, purpose="verify", fresh=True)
@@ -398,19 +399,20 @@ def seed_cursor(session: Session) -> Cursor:
     transform(session, made, names)
     read = [found for name in names if (found := exported(session, made, name)) is not None]
     cursor_id, ids, records = cursors.write(session, None, (), read, staged_ranges(session, made).values())
-    return cursors.record(
-        session,
-        Cursor(
-            cursor_id=cursor_id,
-            base_plan=made.plan_id,
-            round_id="",
-            fingerprint=made.fingerprint,
-            source=place.source,
-            server=place.server,
-            stamped_at=made.created_at,
-            ids=ids,
-            records=records,
-            horizon=place.horizon,
-            seeded=True,
-        ),
+    cursor = Cursor(
+        cursor_id=cursor_id,
+        base_plan=made.plan_id,
+        round_id="",
+        fingerprint=made.fingerprint,
+        source=place.source,
+        server=place.server,
+        stamped_at=made.created_at,
+        ids=ids,
+        records=records,
+        horizon=place.horizon,
+        seeded=True,
     )
+    if rehearsal:
+        session.workspace.remove_folder(cursor.folder)
+        return cursor
+    return cursors.record(session, cursor)
