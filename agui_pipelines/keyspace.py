@@ -183,7 +183,8 @@ def write_catalogue(batches: Iterable[pa.RecordBatch], file: IO[bytes]) -> None:
 
 def _sorted_in_memory(batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
     """What the query of `write_catalogue` gives, of a few batches."""
-    found = pa.Table.from_batches(batches, CATALOGUE).group_by("key").aggregate([("weight", "max"), ("weight", "min")])
+    every = pa.Table.from_batches([each.cast(CATALOGUE) for each in batches], CATALOGUE)
+    found = every.group_by("key").aggregate([("weight", "max"), ("weight", "min")])
     kept = found.filter(pc.greater_equal(found.column("weight_min"), 0)).sort_by("key")
     chunks: list[pa.RecordBatch] = kept.select(["key", "weight_max"]).to_batches(max_chunksize=_ROWS)
     return [batch.rename_columns(CATALOGUE.names) for batch in chunks]

@@ -230,7 +230,8 @@ def _import_segment(
         session.require_going()
         rest = batch.slice(max(0, begun.records - records))  # another batch_size than before may cut anywhere
         records += batch.num_rows
-        meter.add(batch.num_rows - rest.num_rows, batch.nbytes - rest.nbytes)
+        if rest.num_rows < batch.num_rows:  # they were written before
+            meter.add(batch.num_rows - rest.num_rows, batch.nbytes - rest.nbytes)
         for portion in pacing.paced(session, [rest]):
             written += retried(session, meter, partial(target.write, Kind(segment.kind), portion))
             meter.add(portion.num_rows, portion.nbytes)
