@@ -70,11 +70,12 @@ class TokenBucket:
         return self._rate
 
     def set_rate(self, rate: float | None) -> None:
-        """From now on; what was taken in advance is paid for at the new rate."""
+        """From now on; what was taken in advance takes no longer to be paid for than at the rate before."""
         with self._lock:
             self._refill()
+            owed = min(self._tokens, 0.0)
+            self._tokens = owed * min(1.0, rate / self._rate) if rate and self._rate else owed
             self._rate = rate
-            self._tokens = min(self._tokens, 0.0)
 
     def portion(self) -> int:
         """How many states to take at once, at most."""

@@ -6,6 +6,7 @@ from agui_pipelines import spec
 from agui_pipelines.cli import output
 from agui_pipelines.phases import decommission as phase
 from agui_pipelines.phases.decommission import Outlook
+from agui_pipelines.phases.notify import notified
 from agui_pipelines.phases.session import Session
 
 
@@ -17,7 +18,9 @@ def decommission(migration: spec.Migration, confirm: str | None, *, json: bool) 
         _show(found, json=json)
         return
     with output.progress() as listener:
-        report = phase.decommission(Session.open(migration, listener), confirm=confirm)
+        session = Session.open(migration, listener)
+        with notified(session, phase.PHASE):
+            report = phase.decommission(session, confirm=confirm)
     if json:
         output.print_json(report.to_dict())
         return

@@ -12,6 +12,7 @@ from agui_pipelines.cli import output
 from agui_pipelines.errors import UsageError
 from agui_pipelines.expectations import worker
 from agui_pipelines.phases import sync as phase
+from agui_pipelines.phases.notify import notified
 from agui_pipelines.phases.rounds import unfinished
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.sync import SyncReport
@@ -24,7 +25,9 @@ def sync(migration: spec.Migration, *, accept_deletes: bool, complete: bool, jso
     """One sync, and what it did."""
     worker.warm()
     with output.progress() as listener:
-        report = phase.sync(Session.open(migration, listener), accept_deletes=accept_deletes, complete=complete)
+        session = Session.open(migration, listener)
+        with notified(session, phase.PHASE):
+            report = phase.sync(session, accept_deletes=accept_deletes, complete=complete)
     if json:
         output.print_json({"migration": migration.name, **report.to_dict()})
         return
@@ -53,7 +56,7 @@ def follow(migration: spec.Migration, *, every: str, accept_deletes: bool, json:
     told = _Told()
     session = Session.open(migration)
     try:
-        with output.progress() as listener:
+        with output.progress() as listener, notified(session, phase.PHASE):
             for report in phase.follow(Session.open(migration, listener), every=pause, accept_deletes=accept_deletes):
                 told.add(report)
                 if json:

@@ -18,7 +18,7 @@ from agui_pipelines.phases.cursor import Cursor
 from agui_pipelines.phases.export import digested_or_rejected
 from agui_pipelines.phases.looking import Findings, Ids, Opened, is_other_moment
 from agui_pipelines.phases.retry import retried
-from agui_pipelines.phases.seen import History, is_unusable, raw_of
+from agui_pipelines.phases.seen import History, is_unusable, raw_of, state_digests
 from agui_pipelines.phases.session import Session
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import Kind, Reject
@@ -41,7 +41,7 @@ class _Read:
             return
         ids = batch.column("state_id").cast(pa.binary()).to_pylist()
         expiries = batch.column("expires_at").cast(pa.int64()).to_pylist()
-        self.states.update(zip(ids, zip(raw, expiries, strict=True), strict=True))
+        self.states.update(zip(ids, zip(state_digests(batch, raw), expiries, strict=True), strict=True))
 
     def reject(self, reject: Reject) -> None:
         if reject.kind is Kind.STATE and is_unusable(reject):

@@ -5,8 +5,9 @@ It lies in the workspace, immutable, and is named by a ledger entry that is reco
     cursors/<cursor id>/source.parquet    a row for each id of the source, as it was read (`SOURCE_ROW`), sorted by id
                         target.parquet    a row for each record that the target got for it (`TARGET_ROW`), sorted likewise
 
-A state is known by the xxh3_128 of the bytes that the source holds, and by its expiry; the versions and snapshots of an id
-together, by the sum of a digest of each, so that an id with a long history takes no more room than another.
+A state is known by the xxh3_128 of the bytes that the source holds, with its times if it has any, and by its expiry; the
+versions and snapshots of an id together, by the sum of a digest of each, so that an id with a long history takes no more room
+than another.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from agui_pipelines.keyspace import KeyRange, sorted_on_disk
 from agui_pipelines.ledger import Entry, Ledger
-from agui_pipelines.phases.seen import History, is_unusable, raw_of
+from agui_pipelines.phases.seen import History, is_unusable, raw_of, state_digests
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import RESTORE_BEGUN
 from agui_pipelines.records import ORIGIN, Kind, id_columns
@@ -199,8 +200,9 @@ def write(
 def source_rows(exported: SnapshotReader) -> Iterator[pa.RecordBatch]:
     """What was exported, as batches of `SOURCE_ROW`, of which several may be of one id."""
     history = History()
-    for batch in exported.batches(Kind.STATE, ["state_id", "raw_digest", "expires_at"]):
-        columns = [batch.column("state_id"), batch.column("raw_digest"), batch.column("expires_at")]
+    for batch in exported.batches(Kind.STATE, ["state_id", "raw_digest", "created_at", "updated_at", "expires_at"]):
+        digests = pa.array(state_digests(batch, batch.column("raw_digest").to_pylist()), pa.binary())
+        columns = [batch.column("state_id"), digests, batch.column("expires_at")]
         yield _row(SOURCE_ROW, dict(zip(SOURCE_ROW.names, columns, strict=False)), batch.num_rows)
     for kind in (Kind.VERSION, Kind.SNAPSHOT):
         for batch in exported.batches(kind, History.columns(kind)):

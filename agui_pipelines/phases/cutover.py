@@ -78,7 +78,9 @@ class Asked:
     no_way_back: bool = False
     """Whether it is agreed to that there is no way back."""
     accept_deletes: bool = False
-    """Whether its syncs go on although much is gone, or another server answers than before; see `guards`."""
+    """Whether its first sync goes on although much is gone, or another server answers than before; see `guards`.
+
+    Of one that is being undone already: whether bringing back what was written to the new side does."""
 
     @property
     def direction(self) -> Direction:
@@ -105,6 +107,7 @@ def cutover(
             merged = _merged(asked, found)
             machine = Machine(session.ledger, found, _telling(session, tell))
             under_way = _Cutover(session, _way_back(session, merged), merged, machine, clock)
+            under_way.accepts_undo = asked.accept_deletes and bool(found.undoing)
             return under_way.resumed(cancelled=found.direction != asked.direction)
         plan_id = _require_side(session, asked)
         back = _way_back(session, asked)  # which may be refused, before anything is recorded
@@ -227,7 +230,7 @@ class _Cutover:
         self.deadline = Deadline(clock)
         self.notes: list[str] = []
         self.is_forward = machine.progress.direction == "forward"
-        self.is_resumed = self.is_rehearsal = False
+        self.is_resumed = self.is_rehearsal = self.accepts_undo = False
         work, self.other = (session, back) if self.is_forward else (_there(back), session)
         self.plain = work
         self.work = self.deadline.watching(work)
@@ -446,6 +449,8 @@ class _Cutover:
         self._set_deadline()
         hook = self.forward.migration.hooks.stop
         if hook is not None and not self.asked.source_is_stopped:
+            if self.is_resumed and self.machine.progress.is_done("stop/hook"):
+                self._hook("stop", hook, self.old)  # somebody may have started them while nothing went on
             self.machine.effect("stop/hook", partial(self._hook, "stop", hook, self.old))
         self.deadline.require()
         took = self._require_quiet()
@@ -478,7 +483,8 @@ class _Cutover:
         return time.monotonic() - began
 
     def final_sync(self) -> Facts:
-        report = sync(self.work, accept_deletes=self.asked.accept_deletes, complete=True)
+        # What was agreed to was for the first sync: what is gone since then, nobody has seen.
+        report = sync(self.work, complete=True)
         self.deadline.require()
         return {"detail": f"{report.changes:,} records changed since", "sync": report.to_dict()}
 
@@ -547,11 +553,15 @@ class _Cutover:
     def _bring_back(self) -> str:
         if self.other is None:
             return f"What was written to the {self.new} since the switch, if anything was, stays there."
-        accept = self.asked.accept_deletes
-        report = sync(_anew(self.other), accept_deletes=accept, complete=True, while_live=True)
+        try:
+            report = sync(_anew(self.other), accept_deletes=self.accepts_undo, complete=True, while_live=True)
+        except MigrationError as error:
+            if self.forward.migration.hooks.switch is None or self.machine.progress.has_begun("switch/hook"):
+                raise
+            # Nobody was switched: a new side that has failed is no reason to leave the old one stopped.
+            return f"Applications had not been switched to the {self.new}, so nothing is brought back from it: {error.message}"
         if not report.changes:
             return f"Nothing had been written to the {self.new} since the switch."
-        seed_cursor(_anew(self.plain))
         return f"{report.changes:,} records that had been written to the {self.new} since the switch were brought back."
 
     # go live -------------------------------------------------------------------------------------------------------

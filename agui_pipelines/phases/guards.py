@@ -50,12 +50,12 @@ def require_few_deletes(
             why="It may have been flushed, and the target would be emptied. Nothing was written.",
             remedy=_ACCEPT,
         )
-    gone = found.gone.count - found.expired
+    gone = found.gone.count - found.expired + found.bared
     allowed = session.migration.sync.max_delete_fraction
     if gone > allowed * cursor.ids:
         raise RefusedError(
-            f"Of {cursor.ids:,} ids that the source held, {gone:,} are gone ({gone / cursor.ids:.0%}): "
-            f"{named(found.gone.names.ids)}.",
+            f"Of {cursor.ids:,} ids that the source held, {gone:,} are gone, or have lost their state "
+            f"({gone / cursor.ids:.0%}): {named(found.gone.names.ids or found.changed.names.ids)}.",
             why=f"The migration allows {allowed:.0%} (sync.max_delete_fraction). Nothing was written.",
             remedy=_ACCEPT,
         )

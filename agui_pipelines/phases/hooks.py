@@ -22,6 +22,7 @@ PHASE: Final = "hook"
 KEPT: Final = 64 * 1024
 """Bytes of a hook's output that are kept, the last ones."""
 _TOLD: Final = 500
+_END_SECONDS: Final = 5.0
 """Characters of a failed hook's output that are told, the last ones."""
 
 
@@ -106,17 +107,20 @@ def run_command(migration: Migration, command: Command, variables: dict[str, str
         try:
             return ended(process.wait(command.timeout))
         except subprocess.TimeoutExpired:
-            _end(process)
-            return ended(None, f"took longer than {command.timeout:g} seconds")
+            goes_on = "" if _end(process) else ", and cannot be ended, as it is another user's"
+            return ended(None, f"took longer than {command.timeout:g} seconds{goes_on}")
         except BaseException:
             _end(process)
             raise
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
+def _end(process: subprocess.Popen[bytes]) -> bool:
+    """End a command with its process group; whether it has ended. What runs as another user, as by sudo, may not be."""
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    return process.returncode is not None
 
 
 def _tail(migration: Migration, output: IO[bytes]) -> str:

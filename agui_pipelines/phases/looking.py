@@ -26,7 +26,7 @@ from agui_pipelines.phases.comparison import EXPIRY_MILLISECONDS
 from agui_pipelines.phases.cursor import Cursor
 from agui_pipelines.phases.observation import LIST_LIMIT, Names
 from agui_pipelines.phases.retry import retried
-from agui_pipelines.phases.seen import History
+from agui_pipelines.phases.seen import History, state_digests
 from agui_pipelines.phases.session import Session
 from agui_pipelines.ports import Reader, Sorting
 from agui_pipelines.progress import Meter
@@ -88,15 +88,18 @@ class Findings:
     """Known to the cursor and no longer there, whether or not their time was over."""
     expired: int = 0
     """Of these, how many are rightly gone."""
+    bared: int = 0
+    """Ids whose state is gone before its time, and of which versions or snapshots are left; they are among the changed."""
     checked: int = 0
     """Ids that are there."""
     seen: int = 0
     """The sum of what tells each id with all that is under it from others."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, *, expired: int = 0, checked: int = 0, seen: int = 0) -> None:
+    def take(self, *, expired: int = 0, bared: int = 0, checked: int = 0, seen: int = 0) -> None:
         with self._lock:
             self.expired += expired
+            self.bared += bared
             self.checked += checked
             self.seen = (self.seen + seen) % _MODULUS
 
@@ -159,8 +162,10 @@ class _Listed:
                         owners.add(batch.column("key").to_pylist())
                     yield batch
 
-            write_catalogue(listed(), file)
-        owners.close()
+            try:
+                write_catalogue(listed(), file)
+            finally:
+                owners.close()
         of_owners = folder / "owners.parquet"
         with of_owners.open("wb") as file:
             write_catalogue(owners.batches(), file)
@@ -205,17 +210,19 @@ def _look(
                 if kind is not Kind.STATE:
                     there.history.add(kind, batch, raw)
                 elif cursor is None:
-                    there.states_seen(batch, raw, lasting_until, exact=exact)
+                    there.states_seen(batch, state_digests(batch, raw), lasting_until, exact=exact)
                 else:
-                    there.changed += known.differing(batch, raw)
+                    there.changed += known.differing(batch, state_digests(batch, raw))
                     there.states += batch.num_rows
                 count(batch.num_rows if kind is Kind.STATE else 0, batch.nbytes)
     if cursor is None:
         found.take(checked=there.states, seen=there.total())
         return
-    changed, gone = known.rest(there.history.digests())
-    expired = sum(1 for id_ in gone if now is not None and known.expiries.get(id_, now + 1) <= now)
-    found.take(expired=expired, checked=key_range.keys)
+    changed, gone, bared = known.rest(there.history.digests())
+    expired, expired_bare = (
+        sum(1 for id_ in ids if now is not None and known.expiries.get(id_, now + 1) <= now) for ids in (gone, bared)
+    )
+    found.take(expired=expired, bared=len(bared) - expired_bare, checked=key_range.keys)
     found.changed.add({*there.changed, *changed})
     found.gone.add(gone)
 
@@ -287,21 +294,22 @@ class _Known:
             ]
         return changed
 
-    def rest(self, histories: dict[bytes, bytes]) -> tuple[set[bytes], list[bytes]]:
-        """Once all was met: ids whose histories are other than they were, or whose state is gone; and those that are gone."""
+    def rest(self, histories: dict[bytes, bytes]) -> tuple[set[bytes], list[bytes], list[bytes]]:
+        """Once all was met: ids whose histories are other than they were, or whose state is gone; those of which nothing is
+        left; and those of the first whose state alone is gone.
+        """
         changed = {id_ for id_, total in histories.items() if self.histories.get(id_) != total}
-        gone = []
+        gone: list[bytes] = []
+        bared: list[bytes] = []
         for id_ in self.states:  # those that were not met
-            if id_ in histories:
-                changed.add(id_)
-            else:
-                gone.append(id_)
+            (bared if id_ in histories else gone).append(id_)
+        changed.update(bared)
         for id_ in self.histories.keys() - histories.keys() - self.states.keys():
             if id_ in self.met:
                 changed.add(id_)
             else:
                 gone.append(id_)
-        return changed, gone
+        return changed, gone, bared
 
 
 def is_other_moment(one: int | None, other: int | None) -> bool:

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ def notify(session: Session, event: Event, phase: str, **facts: Any) -> None:
     wanted = [(index, each) for index, each in enumerate(migration.notifications) if event in each.on]
     if not wanted:
         return
-    told = {name: migration.secrets.struck_from(f) if isinstance(f, str) else f for name, f in facts.items()}
+    told = {name: _sayable(migration, fact) for name, fact in facts.items()}
     content = _content(session, event, phase, told)
     for index, each in wanted:
         _sender(session, index, each).take(_Message(event, phase, content))
@@ -83,6 +83,15 @@ def settle() -> list[str]:
     for sender in list(_senders.values()):
         sender.settle()
     return _problems()
+
+
+def _sayable(migration: Migration, fact: Any) -> Any:
+    """Without secrets, and without what is no text: a name may hold bytes that are not UTF-8."""
+    if isinstance(fact, str):
+        return migration.secrets.struck_from(fact.encode("utf-8", "backslashreplace").decode())
+    if isinstance(fact, Mapping):
+        return {str(_sayable(migration, str(name))): _sayable(migration, each) for name, each in fact.items()}
+    return [_sayable(migration, each) for each in fact] if isinstance(fact, list | tuple) else fact
 
 
 def _content(session: Session, event: Event, phase: str, facts: dict[str, Any]) -> bytes:

@@ -62,16 +62,18 @@ def paced(session: Session, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Re
         first = 0
         while first < batch.num_rows:
             session.require_going()
-            rows = min(bucket.portion() if bucket else batch.num_rows, batch.num_rows - first)
-            some = batch.slice(first, rows)
-            if bucket is not None:
-                _let_through(session, bucket, pc.count_distinct(some.column("state_id")).as_py())
+            some = batch.slice(first) if bucket is None else _let_through(session, bucket, batch.slice(first))
             yield some
-            first += rows
+            first += some.num_rows
 
 
-def _let_through(session: Session, bucket: TokenBucket, states: int) -> None:
-    while seconds := bucket.take(states):
+def _let_through(session: Session, bucket: TokenBucket, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The next portion of a batch, once it may go through: by the rate at that moment, which may be another than before."""
+    while True:
+        some = batch.slice(0, min(bucket.portion(), batch.num_rows))
+        seconds = bucket.take(pc.count_distinct(some.column("state_id")).as_py())
+        if not seconds:
+            return some
         session.stop.wait(min(seconds, _TURN))
         session.require_going()
 

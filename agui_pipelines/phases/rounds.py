@@ -128,7 +128,9 @@ def unfinished(session: Session) -> Round | None:
     taken_back = any(
         each.plan_id in ("", round_id) for each in session.ledger.entries(phase=RESTORE_BEGUN, since=(ROUND,))
     )
-    if begun is not None and not taken_back:
+    # Who has imported everything since has brought what the round was for, and perhaps what came after it.
+    passed_over = any(each.plan_id != round_id for each in session.ledger.entries(phase=BEGUN, since=(ROUND,)))
+    if begun is not None and not taken_back and not passed_over:
         return _of_entry(entry)
     forget(session, round_id)
     return None
@@ -185,7 +187,8 @@ def _base(session: Session, current: Cursor | None) -> Plan | None:
     ledger = session.ledger
     plans = [e for e in ledger.entries(phase=PLAN) if e.outputs["purpose"] == "migrate"]
     begun = [e for e in plans if ledger.last(BEGUN, plan_id=e.plan_id) is not None]
-    if current is not None and current.seeded and not (begun and begun[-1].at > current.created_at):
+    written = ledger.last(BEGUN, plan_id=begun[-1].plan_id) if begun else None
+    if current is not None and current.seeded and not (written is not None and written.at > current.created_at):
         return None
     proven = standing(ledger).proven
     if not begun or begun[-1].plan_id not in proven:

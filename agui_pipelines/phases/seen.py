@@ -55,6 +55,26 @@ class History:
         self._sums[id_] = (self._sums.get(id_, 0) + xxh3_128_intdigest(what)) % _MODULUS
 
 
+def state_digests(batch: pa.RecordBatch, raw: list[bytes]) -> list[bytes]:
+    """What tells states from others: the raw digests of their documents, with their times where the source has them.
+
+    Somebody who saves a state again as it was changes nothing but these, and a proof compares them.
+    """
+    times = [batch.column(name) for name in ("created_at", "updated_at")]
+    if all(column.null_count == len(column) for column in times):
+        return raw
+    return [
+        digest
+        if created is None and updated is None
+        else xxh3_128_digest(b"".join([digest, _framed(_bytes(created)), _framed(_bytes(updated))]))
+        for digest, created, updated in zip(raw, *(column.to_pylist() for column in times), strict=True)
+    ]
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
+
+
 def is_unusable(reject: Reject) -> bool:
     """Whether a document was read as the source holds it, and is no JSON object."""
     return reject.reason in _UNUSABLE and reject.raw is not None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from agui_pipelines.spec.section import Duration, Section
+from agui_pipelines.spec.section import Period, Section
 
 
 class DecommissionOptions(Section):
     """The section ``decommission``."""
 
-    soak: Duration = 24 * 3600.0
+    soak: Period = 24 * 3600.0
     """Seconds for which the target must have been live."""
     rate: float = Field(1000, gt=0)
     """Records that are deleted per second at most."""

@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 
 from pydantic import Field, model_validator
 
-from agui_pipelines.spec.section import Duration, Section
+from agui_pipelines.spec.section import Period, Section
 
 SHELL: Final = "/bin/sh"
 
@@ -18,8 +18,8 @@ class Command(Section):
     command: tuple[str, ...] = Field(min_length=1)
     """The words; with `shell`, the whole line as one."""
     shell: bool = False
-    timeout: Duration = 300.0
-    """Seconds after which it, and what it has started, is ended, and counts as failed."""
+    timeout: Period = 300.0
+    """Seconds after which it, with its process group, is ended, and counts as failed."""
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Discriminator, Field, SecretStr, Tag, field_validator
 
 from agui_pipelines.spec.hooks import Command
-from agui_pipelines.spec.section import Duration, Section
+from agui_pipelines.spec.section import Period, Section
 
 Event = Literal["start", "finish", "failure", "cutover"]
 """A phase begins, ends well, fails; a cutover takes a step."""
@@ -22,7 +22,7 @@ class WebhookNotification(Section):
 
     webhook: SecretStr
     on: tuple[Event, ...] = Field(_EVENTS, min_length=1)
-    timeout: Duration = Field(10.0, gt=0)
+    timeout: Period = Field(10.0, gt=0)
     """Seconds after which a delivery is given up."""
 
     @field_validator("webhook")
@@ -45,7 +45,7 @@ class CommandNotification(Command):
     """A command, which reads the same JSON from its standard input."""
 
     on: tuple[Event, ...] = Field(_EVENTS, min_length=1)
-    timeout: Duration = Field(10.0, gt=0)
+    timeout: Period = Field(10.0, gt=0)
 
 
 def _kind(value: Any) -> str | None:

@@ -34,6 +34,13 @@ def _duration(value: object) -> object:
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
+def _period(value: object) -> object:
+    """Seconds, of what is none of AG-UI's own keys: who writes a number there means no nanoseconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value != 0:
+        raise ValueError(f"{value!r} has no unit; write it like '30s', '1m30s' or '24h'")
+    return _duration(0 if value == 0 and not isinstance(value, str) else value)
+
+
 def seconds(text: str) -> float:
     """A duration such as ``1m30s``. Raises ValueError."""
     return float(str(_duration(text)))
@@ -58,6 +65,7 @@ def _file_mode(value: object) -> object:
 
 
 Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+Period = Annotated[float, BeforeValidator(_period), Field(ge=0)]
 FileMode = Annotated[int, BeforeValidator(_file_mode), Field(ge=0, le=0o7777)]
 
 

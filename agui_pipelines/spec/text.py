@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import unquote
 
 import yaml
 
@@ -134,9 +135,15 @@ class Secrets:
         return text
 
     def without(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """An environment without those variables, and without others of the same content."""
+        """An environment without those variables, and without others of the same content, or that hold what is secret."""
         hidden = {environment[name] for name in self.variables if environment.get(name)}
-        return {n: value for n, value in environment.items() if n not in self.variables and value not in hidden}
+        return {
+            name: value
+            for name, value in environment.items()
+            if name not in self.variables
+            and value not in hidden
+            and not any(each in value for each in self.values if len(each) >= _UNMISTAKABLE)
+        }
 
 
 def secrets_in(value: Any, key: str = "") -> Secrets:
@@ -157,12 +164,15 @@ def _secrets_of_text(text: str, key: str) -> Secrets:
     whole = _REFERENCE.sub(lambda match: os.environ.get(match[1], ""), text)
     if not (_SECRET_KEY.search(key) or redacted(whole) != whole):
         return Secrets(names) if _URL_KEY.search(key) else Secrets()  # one without a password may be told
-    values = {whole, *(os.environ.get(name, "") for name in names), *(found[2] for found in _USERINFO.finditer(whole))}
+    passwords = [found[2] for found in _USERINFO.finditer(whole)]
+    values = {whole, *(os.environ.get(name, "") for name in names), *passwords, *map(unquote, passwords)}
     return Secrets(names, frozenset(value for value in values if len(value) >= _TELLING))
 
 
 _TELLING: Final = 4
 """Characters of the shortest secret that is looked for: a shorter one stands in any text."""
+_UNMISTAKABLE: Final = 8
+"""Characters of the shortest secret for which a variable that holds more than it is left out."""
 _URL_KEY: Final = re.compile("(^|_)(url|uri|dsn)$", re.IGNORECASE)
 _SECRET_KEY: Final = re.compile("passw|secret|token|credential|api_?key|webhook", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"(?<=://)([^:/?#@]*):(.*)@", re.DOTALL)

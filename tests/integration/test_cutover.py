@@ -64,6 +64,7 @@ def ends(migration, config, opened):
     def make(source, target, **more):
         there = config(source, "source")
         store = opened(there)
+        store.prepare()
         for number in range(STATES):
             put(store, number)
         store.save_snapshot(Snapshot("s", "000", AT, document(0), "v0-0", None))
@@ -466,3 +467,68 @@ def test_a_foreign_redis_gets_back_what_was_written_to_files(move, legacy, confi
     assert 3000 < legacy.ttl("session:ttl") <= 3600
     assert len(legacy.keys("session:*")) == STATES + 1
     assert said(new) == "other"
+
+
+def test_a_new_side_that_lost_everything_takes_nothing_from_the_old_one(ends, quick, monkeypatch):
+    move, old, new = ends("file", "redis")
+    before = held(old)
+
+    def flushed(_session):
+        for state_id in list(new.list_states()):
+            new.delete_state(state_id)
+        raise RefusedError("It does not answer as it should.")
+
+    monkeypatch.setattr(cutovers, "smoke", flushed)
+    with pytest.raises(CutoverError, match="could not be undone"):
+        # That deletes are accepted was said of the source.
+        cutover(move.session(), Asked(source_is_stopped=True, accept_deletes=True))
+
+    assert held(old) == before
+
+
+def test_what_was_written_to_both_sides_before_it_was_undone_is_on_both_after_the_next_sync(ends, quick, monkeypatch):
+    move, old, new = ends("file", "redis")
+
+    def written_to_both(_session):
+        put(old, 1, straggler=True)
+        put(new, 2, new_side=True)
+        raise RefusedError("It does not answer as it should.")
+
+    monkeypatch.setattr(cutovers, "smoke", written_to_both)
+    with pytest.raises(CutoverError, match="was undone"):
+        cutover(move.session(), STOPPED)
+
+    sync(move.session())
+    assert held(old) == held(new)
+    assert json.loads(new.get_state("001"))["straggler"]
+    assert json.loads(old.get_state("002"))["new_side"]
+
+
+def test_a_state_that_was_saved_again_as_it_was_does_not_stand_in_the_way(ends, quick):
+    move, old, _ = ends("file", "postgresql")
+    old.set_state("003", old.get_state("003"))  # which has another time of update now
+    assert cutover(move.session(), STOPPED).outcome == "done"
+
+
+def test_a_new_side_to_which_nobody_was_switched_does_not_keep_the_old_one_stopped(
+    ends, hooks, ran, quick, monkeypatch
+):
+    move, old, new = ends("file", "redis", hooks=hooks(*ALL))
+    effect = cutovers.Machine.effect
+
+    def flushed(machine, name, work):
+        if name == "switch/hook":
+            for state_id in list(new.list_states()):
+                new.delete_state(state_id)
+            raise RefusedError("The new side is broken.")
+        effect(machine, name, work)
+
+    monkeypatch.setattr(cutovers.Machine, "effect", flushed)
+    before = held(old)
+    with pytest.raises(CutoverError, match="was undone") as told:
+        cutover(move.session(), Asked())
+
+    assert "nothing is brought back" in told.value.why
+    assert ran()[-1] == "start source"
+    assert held(old) == before
+    assert (said(old), said(new)) == (None, None)

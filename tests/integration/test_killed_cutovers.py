@@ -100,7 +100,8 @@ def test_a_killed_cutover_is_finished_by_the_next_one(ends, hooks, ran, quick, f
     assert held(new) == held(old)
     once = {"stop_hook": "stop source", "switch_hook": "switch target", "go_live_acceptance": "acceptance target"}
     twice = next((line for name, line in once.items() if point == step(name, 1)), None)
-    assert all(ran().count(line) <= (2 if line == twice else 1) for line in once.values())
+    # What was stopped before the kill may have been started since, so that it is stopped again.
+    assert all(ran().count(line) <= (2 if line in (twice, "stop source") else 1) for line in once.values())
     assert "start source" not in ran()
 
 

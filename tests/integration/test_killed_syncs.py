@@ -69,3 +69,21 @@ def test_what_was_not_finished_is_finished_although_the_source_went_on(
     sync(move.session())
     assert held(target) == held(source)
     assert sync(move.session()).changed == 0
+
+
+def test_a_killed_round_is_not_finished_once_everything_was_imported_anew(migration, config, opened, forker):
+    from_, to = config("redis", "source"), config("file", "target")
+    source, target = opened(from_), opened(to)
+    move = migration(source=from_, target=to)
+    for number in range(12):
+        source.set_state(f"s{number}", document(number))
+    move.run()
+    source.delete_state("s1")
+    source.set_state("s2", document(200))
+    assert forker.end(forker.start(move, "after ledger/*-import_begun.json", "sync")) == -signal.SIGKILL
+    source.set_state("s1", document(1))
+    source.set_state("s2", document(2))
+    assert move.run().validation.passed
+
+    sync(move.session())
+    assert held(target) == held(source)

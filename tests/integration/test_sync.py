@@ -557,3 +557,21 @@ def test_the_cursor_of_the_other_direction_is_made_without_an_import(
     report = synced(back, complete=True)  # by a watermark nobody sees what is gone
     assert (report.updated, report.deleted) == (1, 1)
     assert held(here) == held(there)
+
+
+def test_what_was_exported_before_a_sync_is_not_imported_after_it(
+    move: Move, legacy: redis.Redis, target: PostgresTarget
+) -> None:
+    for number in range(20):
+        legacy.set(f"session:{number}", document(number))
+    made = move.run().plan
+    legacy.set("session:1", document(101))
+    legacy.delete("session:2")
+    synced(move)
+    before = target.documents()
+
+    with pytest.raises(RefusedError, match="is older than what the target was synced to"):
+        import_(move.session(), made, [r.name for r in made.ranges])
+
+    assert target.documents() == before
+    assert move.run().validation.passed

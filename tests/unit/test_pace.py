@@ -119,3 +119,16 @@ def test_without_a_rate_everything_goes_through():
     assert (bucket.take(1), bucket.portion()) == (0, 1)
     bucket.set_rate(None)
     assert bucket.take(10**9) == 0
+
+
+def test_what_was_taken_at_a_high_rate_is_not_waited_for_at_a_low_one():
+    now = [0.0]
+    bucket = TokenBucket(clock=lambda: now[0])
+    bucket.set_rate(10_000)
+    assert bucket.take(bucket.portion()) == 0
+
+    bucket.set_rate(10)
+
+    assert bucket.take(bucket.portion()) == pytest.approx(0.1)
+    now[0] = 0.1
+    assert bucket.take(bucket.portion()) == 0

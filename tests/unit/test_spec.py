@@ -668,3 +668,15 @@ def test_suites_are_given_as_a_path_or_several() -> None:
 )
 def test_what_names_no_suites_is_refused(wrong: Any) -> None:
     assert "expectations" in refusal(expectations=wrong)
+
+
+@pytest.mark.parametrize("key", ["soak", "timeout"])
+def test_a_period_has_a_unit_as_a_number_would_be_taken_for_seconds(key):
+    def with_period(value):
+        hooks = {"stop": {"command": "true", "timeout": value}}
+        return migration(**({"decommission": {"soak": value}} if key == "soak" else {"hooks": hooks}))
+
+    with pytest.raises(SpecError, match="86400 has no unit"):
+        with_period(86400)
+    assert with_period("24h")
+    assert with_period(0 if key == "soak" else "1s")
