@@ -49,6 +49,7 @@ from agui_pipelines.phases.standing import (
     RESTORE,
     RESTORE_BEGUN,
     ROUND,
+    SOURCE_RESTORE_BEGUN,
     SOURCE_RESTORED,
     Standing,
     standing,
@@ -230,8 +231,8 @@ def _put_back(session: Session, backup: Backup) -> RestoreReport:
     with opened() as store:
         _require_same_place(backup, store)
         store.prepare()
-    if backup.of == "target":
-        session.ledger.record(Entry(RESTORE_BEGUN, backup.plan_id, backup.backup_id))
+    begun = RESTORE_BEGUN if backup.of == "target" else SOURCE_RESTORE_BEGUN
+    session.ledger.record(Entry(begun, backup.plan_id, backup.backup_id))
     # Removed first, so that there is room in a target that is full. A restore that ends here is done again from its beginning.
     removed = Counter(dict.fromkeys(map(str, Kind), 0))
     is_more = _remove_others(session, backup, opened, removed)

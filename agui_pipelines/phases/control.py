@@ -1,8 +1,9 @@
 """Control of a run that goes on: pause, resume, abort and another rate, from another process.
 
 A run leaves a file ``control/<token>-run.json`` in the workspace for as long as it works, with its owner and how it goes.
-Who wants something of it writes ``control/<token>-command.json``, at which its workers look about once a second, between
-batches. A command is for the run that it finds; the next run begins by the migration file again.
+Who wants something of it adds a file ``control/<token>-<ns since the epoch>-command.json``, so that two who do so at once are
+both heard; its workers look for them about once a second, between batches. A command is for the run that it finds; the next
+run begins by the migration file again.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class Run:
     bucket: TokenBucket = field(default_factory=TokenBucket)
     wish: Wish = field(default_factory=Wish)
     users: int = 0
+    sees_through: bool = False
+    """Whether what it does now is carried out to its end, whoever wants it aborted."""
     _held: bool = False
     _looked: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -119,8 +122,8 @@ class Run:
     def end(self) -> None:
         """Leave nothing behind. What cannot be removed is known for what it is, as its owner is gone."""
         with suppress(MigrationError):
-            self.workspace.remove(f"{_FOLDER}/{self.owner.token}{_COMMAND}")
-            self.workspace.remove(f"{_FOLDER}/{self.owner.token}{_RUN}")
+            for name in (*_commands(self.workspace, self.owner.token), f"{self.owner.token}{_RUN}"):
+                self.workspace.remove(f"{_FOLDER}/{name}")
         self.owner.leave()
 
     def _answer(self) -> None:
@@ -174,6 +177,8 @@ def obey(
     if run is None:
         return
     wish = run.look()
+    if run.sees_through and wish.aborted:
+        return
     if wish.paused and not wish.aborted and run.turned(held=True):
         tell("It is held by agui-migrate control pause, with its locks. To let it go on: agui-migrate control resume")
     while wish.paused and not wish.aborted:
@@ -182,12 +187,18 @@ def obey(
         wish = run.look()
         if not wish.paused and run.turned(held=False):
             tell("It goes on.")
-    if wish.aborted:
+    if wish.aborted and not run.sees_through:
         raise AbortedError(
             "This run was ended by agui-migrate control abort.",
             why="What it had finished is kept.",
             remedy="Run the same command again to resume.",
         )
+
+
+def see_through(workspace: Workspace) -> None:
+    """From now on the run is not aborted by a command: it undoes what it has done, and nobody is helped by half of that."""
+    if (run := _runs.get(str(workspace))) is not None:
+        run.sees_through = True
 
 
 def bucket(workspace: Workspace) -> TokenBucket | None:
@@ -209,9 +220,10 @@ def runs(workspace: Workspace) -> list[Going]:
 
 def remove_dead(workspace: Workspace) -> None:
     """Remove the files of runs that were killed."""
-    alive = {run.owner.token for run in runs(workspace)}
-    for name in workspace.names(_FOLDER):
-        if name.removesuffix(_RUN).removesuffix(_COMMAND) not in alive:
+    names = list(workspace.names(_FOLDER))  # first, as a run may begin just now
+    alive = tuple(run.owner.token for run in runs(workspace))
+    for name in names:
+        if not name.startswith(alive):
             workspace.remove(f"{_FOLDER}/{name}")
 
 
@@ -239,10 +251,8 @@ def command(workspace: Workspace, name: str, word: str) -> list[Going]:
         )
     numbers = {}
     for run in found:
-        before = _wish(workspace, run.owner.token) or Wish()
-        wish = replace(before, **change, number=before.number + 1)
-        workspace.write(f"{_FOLDER}/{run.owner.token}{_COMMAND}", orjson.dumps(asdict(wish)))
-        numbers[run.owner.token] = wish.number
+        workspace.write(f"{_FOLDER}/{run.owner.token}-{time.time_ns():020}{_COMMAND}", orjson.dumps(change))
+        numbers[run.owner.token] = len(_commands(workspace, run.owner.token))
     deadline = time.monotonic() + ANSWER_SECONDS
     while time.monotonic() < deadline:
         now = {run.owner.token: run for run in runs(workspace)}
@@ -269,17 +279,24 @@ def _change(word: str) -> dict[str, Any]:
     return {"rate": float(rate[1])}
 
 
+def _commands(workspace: Workspace, token: str) -> list[str]:
+    """The names of the files in which somebody wants something of a run, oldest first."""
+    return sorted(name for name in workspace.names(_FOLDER) if name.startswith(token) and name.endswith(_COMMAND))
+
+
 def _wish(workspace: Workspace, token: str) -> Wish | None:
-    """None if there is none, or none that can be read."""
-    file = f"{_FOLDER}/{token}{_COMMAND}"
+    """What all commands together come to; None if there is none. What cannot be read of them is passed over."""
     try:
-        if not workspace.has(file):
-            return None
-        wish = Wish(**orjson.loads(workspace.read(file)))
-        usable = wish.number > 0 and (wish.rate is None or wish.rate > 0)
-    except (MigrationError, ValueError, TypeError):
+        names = _commands(workspace, token)
+    except MigrationError:
         return None
-    return wish if usable else None
+    wish = Wish(number=len(names))
+    for name in names:
+        with suppress(MigrationError, ValueError, TypeError):
+            changed = replace(wish, **orjson.loads(workspace.read(f"{_FOLDER}/{name}")), number=len(names))
+            if changed.rate is None or changed.rate > 0:
+                wish = changed
+    return wish if names else None
 
 
 def _going(text: bytes) -> Going | None:

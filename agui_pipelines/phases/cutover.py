@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from agui_pipelines import losses
 from agui_pipelines.errors import HookError, MigrationError, RefusedError, UsageError, named
+from agui_pipelines.phases import control
 from agui_pipelines.phases.changes import changes_since, fingerprint_of_source
 from agui_pipelines.phases.control_record import ControlRecord, control_record
 from agui_pipelines.phases.cursor import current_cursor
@@ -594,6 +595,7 @@ class _Cutover:
     def _lift_deadline(self) -> None:
         """What is undone takes the time that it takes."""
         self.deadline.at = None
+        control.see_through(self.forward.steered_in)
 
     def _hook(self, name: str, hook: Hook, side: Side) -> None:
         try:

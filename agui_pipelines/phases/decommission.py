@@ -32,7 +32,7 @@ from agui_pipelines.phases.cursor import Cursor, current_cursor
 from agui_pipelines.phases.observation import Names, Within
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import DECOMMISSION_BEGUN, SOURCE_RESTORED, VALIDATE
+from agui_pipelines.phases.standing import DECOMMISSION_BEGUN, SOURCE_RESTORED, VALIDATE, restoring_source
 from agui_pipelines.phases.steps import PHASE as CUTOVER
 from agui_pipelines.phases.steps import newest
 from agui_pipelines.ports import Removal, Store
@@ -213,6 +213,9 @@ def _recorded(session: Session, stand: _Stand) -> Iterator[Check]:
         yield Check("cutover", passed=False, detail=detail)
         return
     yield Check("cutover", passed=True, detail=f"The target is live since {stand.cutover.at}.")
+    if (restoring := restoring_source(session.ledger)) is not None:
+        detail = f"The source is being put back since {restoring.at}. To finish that: agui-migrate backup restore --id "
+        yield Check("restored", passed=False, detail=detail + restoring.unit)
     if not isinstance(config, ForeignConfig):
         yield from _said(session)
     yield Check(

@@ -80,7 +80,7 @@ def _let_through(session: Session, bucket: TokenBucket, batch: pa.RecordBatch) -
 
 def _bucket(session: Session) -> TokenBucket | None:
     """None for what is not held back."""
-    return None if workers(session) is None else control.bucket(session.workspace)
+    return None if workers(session) is None else control.bucket(session.steered_in)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,8 @@ class Plan:
     """When this listing was made, RFC 3339."""
     stamped_at: str = ""
     """What the source's documents name as the moment of their migration, where they name one; empty for `created_at`."""
+    source_identity: str = ""
+    """Which server the source was, by its own word (`Place.server`); empty for one that has none."""
     resumed: bool = False
     """Whether this listing was made by an earlier run, so that what has been done under it is not done again."""
 
@@ -147,6 +149,7 @@ def plan(session: Session, *, purpose: Purpose = "migrate", fresh: bool = False,
             source=source.describe(),
             target=target.describe(),
             source_server=source_server,
+            source_identity=source.place().server,
             target_server=target_server,
             context_id=context_id,
             keys=keys,

@@ -178,4 +178,4 @@ def require_exact(session: Session, back: Session, plan: Plan) -> None:
 def session_back(session: Session) -> Session:
     """The session of a migration's way back, which has a workspace and a ledger of its own. Raises as `reverse`."""
     opened = Session.open(reverse(session.migration), session.listener, session.heartbeat, session.run_id)
-    return replace(opened, stop=session.stop)
+    return replace(opened, stop=session.stop, steered_by=session.workspace)

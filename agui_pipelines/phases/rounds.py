@@ -174,7 +174,7 @@ def starting_point(session: Session, server: str) -> Cursor:
             round_id="",
             fingerprint=base.fingerprint,
             source=base.source,
-            server=server,
+            server=base.source_identity or server,
             stamped_at=base.created_at,
             ids=ids,
             records=records,

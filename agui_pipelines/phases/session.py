@@ -63,6 +63,13 @@ class Session:
     run_id: str = ""
     """The Dagster run that the work is part of, if it is part of one."""
     stands_for: StandsFor | None = None
+    steered_by: Workspace | None = None
+    """Where what it does is controlled from, if not in its own workspace: a way back is a part of what it leads back from."""
+
+    @property
+    def steered_in(self) -> Workspace:
+        """The workspace in which people control what it does; see `control`."""
+        return self.steered_by or self.workspace
 
     @classmethod
     def open(
@@ -136,7 +143,7 @@ class Session:
         opened = partial(_opened, config, self.migration.folder)
         with (
             holding.held(opened, self.migration.name, str(self.workspace)),
-            control.going(self.workspace, self.migration),
+            control.going(self.steered_in, self.migration),
         ):
             yield
 
@@ -171,7 +178,7 @@ class Session:
         the calling thread. No thread outlives the call.
         """
         with (
-            control.going(self.workspace, self.migration),
+            control.going(self.steered_in, self.migration),
             ThreadPoolExecutor(workers or self.migration.parallelism, thread_name_prefix="agui") as pool,
         ):
             futures = [pool.submit(work, item) for item in items]
@@ -196,7 +203,7 @@ class Session:
         """
         self._require_not_stopped()
         try:
-            control.obey(self.workspace, self._require_not_stopped, self.stop, self._tell)
+            control.obey(self.steered_in, self._require_not_stopped, self.stop, self._tell)
         except AbortedError:
             self.ledger.record(Entry(control.ABORTED, "", outputs={"run_id": self.run_id}))
             raise

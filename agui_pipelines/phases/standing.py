@@ -19,6 +19,7 @@ RESTORE: Final = "restore"
 DECOMMISSION_BEGUN: Final = "decommission_begun"
 """Recorded once what is to be deleted at the source is archived, before the first record goes."""
 SOURCE_RESTORED: Final = "restore_source"
+SOURCE_RESTORE_BEGUN: Final = "restore_source_begun"
 """Recorded when a backup of the source was put back."""
 VALIDATE: Final = "validate"
 SYNC: Final = "sync"
@@ -92,6 +93,17 @@ def standing(ledger: Ledger) -> Standing:
         begun,
         frozenset(written),
     )
+
+
+def restoring_source(ledger: Ledger) -> Entry | None:
+    """The newest restore of the source, unless it has come to its end."""
+    found = None
+    for entry in ledger.entries():
+        if entry.phase == SOURCE_RESTORE_BEGUN:
+            found = entry
+        elif entry.phase == SOURCE_RESTORED:
+            found = None
+    return found
 
 
 def decommissioned(ledger: Ledger) -> Entry | None:

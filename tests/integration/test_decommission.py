@@ -328,6 +328,24 @@ def test_a_store_keeps_what_was_not_moved_and_gets_back_what_was(migration, conf
     assert everything(store) == before
 
 
+def test_nothing_is_deleted_while_the_source_is_being_put_back(live, monkeypatch):
+    report = run(live)
+    archive = backup.find(live.session(), report.archive_id)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backup, "_write_back", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        backup.restore(live.session(), archive)
+    monkeypatch.undo()
+
+    with pytest.raises(RefusedError, match=f"backup restore --id {report.archive_id}"):
+        run(live)
+    backup.restore(live.session(), archive)
+    assert run(live).deleted == report.deleted
+
+
 # A run that is killed
 
 

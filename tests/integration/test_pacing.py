@@ -22,6 +22,7 @@ from agui_pipelines.phases.plan import plan
 from agui_pipelines.phases.rollback import after_failure
 from agui_pipelines.phases.standing import BEGUN
 from agui_pipelines.phases.transform import transform
+from agui_pipelines.staging import Workspace
 
 STATES = 60
 
@@ -244,10 +245,50 @@ def test_another_word_is_no_command(move, word):
         control.command(move.session().workspace, "story", word)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"paused": true}', b'{"unknown": 1}', b'{"rate": "x", "number": 5}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"unknown": 1}', b'{"rate": "x"}', b'{"rate": -5}'])
 def test_a_damaged_command_disturbs_nobody(move, monkeypatch, content):
     monkeypatch.setattr(control, "LOOK_SECONDS", 0.0)
     session = move.session()
     with control.going(session.workspace, session.migration) as run:
         session.workspace.write(f"control/{run.owner.token}-command.json", content)
         session.require_going()
+
+
+def test_two_commands_at_once_are_both_heard(move, monkeypatch):
+    monkeypatch.setattr(control, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.0)
+    session = move.session()
+    with control.going(session.workspace, session.migration):
+        both = [
+            threading.Thread(target=control.command, args=(session.workspace, "story", word))
+            for word in ("pause", "abort")
+        ]
+        for each in both:
+            each.start()
+        for each in both:
+            each.join()
+        with pytest.raises(AbortedError):
+            session.require_going()
+
+
+def test_what_is_undone_is_not_aborted(move, monkeypatch):
+    monkeypatch.setattr(control, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.0)
+    session = move.session()
+    with control.going(session.workspace, session.migration):
+        control.command(session.workspace, "story", "abort")
+        control.see_through(session.workspace)
+        session.require_going()
+
+
+def test_a_way_back_is_controlled_as_what_it_leads_back_from(move, monkeypatch):
+    monkeypatch.setattr(control, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.0)
+    session = move.session()
+    back = replace(
+        session, workspace=Workspace(session.migration.workspace_url, "story-back"), steered_by=session.workspace
+    )
+    with control.going(session.workspace, session.migration):
+        control.command(session.workspace, "story", "abort")
+        with pytest.raises(AbortedError):
+            back.require_going()
