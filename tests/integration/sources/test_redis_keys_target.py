@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agui_pipelines import spec
@@ -287,6 +287,7 @@ def test_a_document_that_no_key_could_be_made_of_has_no_form(target, document):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text("ab*?[]^-\\c", max_size=7), st.sets(st.text("abc-]^[\\*", max_size=4), max_size=12))
+@example("**", {""})
 def test_a_pattern_matches_here_what_it_matches_on_the_server(there, pattern, keys):
     there.flushdb()
     if keys:
