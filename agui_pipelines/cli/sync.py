@@ -55,22 +55,25 @@ def follow(migration: spec.Migration, *, every: str, accept_deletes: bool, json:
     worker.warm()
     told = _Told()
     session = Session.open(migration)
-    try:
-        with output.progress() as listener, notified(session, phase.PHASE):
-            for report in phase.follow(Session.open(migration, listener), every=pause, accept_deletes=accept_deletes):
-                told.add(report)
-                if json:
-                    line = {"migration": migration.name, **report.to_dict(), "changes_per_minute": told.per_minute}
-                    output.print_line(line)
-                elif told.is_due(report):
-                    output.say(told.line(report))
-                    _tell_conflicts(migration, report)
-    except KeyboardInterrupt:
-        # To be stopped is how it ends. What was ended in the middle of writing is another matter.
-        if unfinished(session) is not None:
-            raise
-        if not json:
-            output.say(f"Stopped. {told.rounds:,} rounds, {told.changes:,} changes.")
+    with notified(session, phase.PHASE):
+        try:
+            with output.progress() as listener:
+                for report in phase.follow(
+                    Session.open(migration, listener), every=pause, accept_deletes=accept_deletes
+                ):
+                    told.add(report)
+                    if json:
+                        line = {"migration": migration.name, **report.to_dict(), "changes_per_minute": told.per_minute}
+                        output.print_line(line)
+                    elif told.is_due(report):
+                        output.say(told.line(report))
+                        _tell_conflicts(migration, report)
+        except KeyboardInterrupt:
+            # To be stopped is how it ends. What was ended in the middle of writing is another matter.
+            if unfinished(session) is not None:
+                raise
+            if not json:
+                output.say(f"Stopped. {told.rounds:,} rounds, {told.changes:,} changes.")
 
 
 class _Told:

@@ -414,9 +414,8 @@ def glob_prefix(pattern: str) -> str:
 def glob_regex(pattern: bytes) -> re.Pattern[bytes]:
     """What matches exactly the keys that a Redis glob does, with ``fullmatch``; by ``stringmatchlen`` of Redis' ``util.c``."""
     if len(pattern) > 1 and not pattern.strip(b"*"):
-        return re.compile(
-            b".+", re.DOTALL
-        )  # of several stars, unlike of one, the server never looks at a key without a name
+        # Of several stars, unlike of one, the server finds no match in a key without a name.
+        return re.compile(b".+", re.DOTALL)
     found: list[bytes] = []
     at = 0
     while at < len(pattern):

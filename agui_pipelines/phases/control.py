@@ -187,7 +187,7 @@ def obey(
         wish = run.look()
         if not wish.paused and run.turned(held=False):
             tell("It goes on.")
-    if wish.aborted and not run.sees_through:
+    if wish.aborted:
         raise AbortedError(
             "This run was ended by agui-migrate control abort.",
             why="What it had finished is kept.",

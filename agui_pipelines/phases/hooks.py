@@ -23,6 +23,7 @@ KEPT: Final = 64 * 1024
 """Bytes of a hook's output that are kept, the last ones."""
 _TOLD: Final = 500
 _END_SECONDS: Final = 5.0
+"""For how long it is waited that what was killed is gone."""
 """Characters of a failed hook's output that are told, the last ones."""
 
 

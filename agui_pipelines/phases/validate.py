@@ -270,7 +270,7 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
 def _require_not_synced(session: Session, plan: Plan) -> None:
     """Raises `RefusedError` if a sync has taken the target further than the plan did."""
     cursor = current_cursor(session)
-    if cursor is not None and (cursor.round_id or cursor.seeded) and cursor.base_plan == plan.plan_id:
+    if cursor is not None and cursor.round_id and cursor.base_plan == plan.plan_id:
         raise RefusedError(
             f"The target has been synced with the source since {plan.plan_id} was imported, at {cursor.created_at}.",
             why="It is not to be what that plan staged any more; each sync proves what it brings.",

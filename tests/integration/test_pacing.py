@@ -254,26 +254,31 @@ def test_a_damaged_command_disturbs_nobody(move, monkeypatch, content):
         session.require_going()
 
 
-def test_two_commands_at_once_are_both_heard(move, monkeypatch):
+@pytest.fixture
+def at_once(monkeypatch):
+    """Commands are seen at the next batch, and nobody waits for their answer."""
     monkeypatch.setattr(control, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(control, "ANSWER_SECONDS", 0.0)
+
+
+def test_two_commands_at_once_are_both_heard(move, monkeypatch, at_once):
     session = move.session()
-    with control.going(session.workspace, session.migration):
-        both = [
-            threading.Thread(target=control.command, args=(session.workspace, "story", word))
-            for word in ("pause", "abort")
-        ]
-        for each in both:
-            each.start()
-        for each in both:
-            each.join()
-        with pytest.raises(AbortedError):
-            session.require_going()
+    both, write = threading.Barrier(2), Workspace.write
+
+    def together(workspace, name, content, **options):
+        if name.endswith("-command.json"):
+            both.wait(30)  # until the other one has made up its mind too
+        write(workspace, name, content, **options)
+
+    with control.going(session.workspace, session.migration) as run:
+        monkeypatch.setattr(Workspace, "write", together)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda word: control.command(session.workspace, "story", word), ("pause", "abort")))
+        wish = run.look()
+    assert (wish.paused, wish.aborted) == (True, True)
 
 
-def test_what_is_undone_is_not_aborted(move, monkeypatch):
-    monkeypatch.setattr(control, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.0)
+def test_what_is_undone_is_not_aborted(move, at_once):
     session = move.session()
     with control.going(session.workspace, session.migration):
         control.command(session.workspace, "story", "abort")
@@ -281,9 +286,7 @@ def test_what_is_undone_is_not_aborted(move, monkeypatch):
         session.require_going()
 
 
-def test_a_way_back_is_controlled_as_what_it_leads_back_from(move, monkeypatch):
-    monkeypatch.setattr(control, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.0)
+def test_a_way_back_is_controlled_as_what_it_leads_back_from(move, at_once):
     session = move.session()
     back = replace(
         session, workspace=Workspace(session.migration.workspace_url, "story-back"), steered_by=session.workspace
