@@ -280,10 +280,10 @@ class Span:
         """The range's keys in order, in lists of at most `size`."""
         pending: list[bytes] = []
         for batch in self._rows():
-            pending.extend(batch.column("key").to_pylist())
-            while len(pending) >= size:
-                yield pending[:size]
-                pending = pending[size:]
+            pending += batch.column("key").to_pylist()
+            whole = len(pending) - len(pending) % size
+            yield from (pending[first : first + size] for first in range(0, whole, size))
+            pending = pending[whole:]
         if pending:
             yield pending
 

@@ -308,6 +308,31 @@ class Sorting(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """States by what tells each from others; the lists are of one length."""
+
+    ids: list[bytes]
+    digests: list[bytes]
+    """xxh3_128 of their documents as they are kept, with the times of creation and update where these are kept beside."""
+    expiries: list[int | None]
+    """Milliseconds since the epoch."""
+    size: int
+    """Bytes that were read for it."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@runtime_checkable
+class Glancing(Protocol):
+    """A reader that tells what its states are by without handing them on, and quicker than by reading them."""
+
+    def glances(self, span: Span, on_reject: OnReject) -> Iterator[Glance]:
+        """What `Reader.read` of states would tell, at most `BATCH_BYTES` of documents at a time."""
+        ...
+
+
 @runtime_checkable
 class Clocked(Protocol):
     """A reader of a place where records expire by a clock of its own, which need not go as ours does."""

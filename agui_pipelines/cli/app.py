@@ -25,6 +25,8 @@ from agui_pipelines.cli.flags import Flags
 from agui_pipelines.errors import MigrationError, UsageError
 
 INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""As shells say of what a broken pipe has ended."""
 
 End = Literal["source", "target"]
 """As `phases.session` has it, which takes a second to load."""
@@ -629,16 +631,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: workers stop, connections close, and what is finished stays finished."""
+    """Let SIGTERM end a command as Ctrl-C does: workers stop, connections close, and what is finished stays finished.
+
+    So does the end of its terminal, unless somebody has seen to it that this does not matter (nohup).
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    heard = [signal.SIGTERM] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGTERM, signal.SIGHUP]
+    previous = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _exit_code(arguments: list[str]) -> int:
@@ -655,20 +662,29 @@ def _exit_code(arguments: list[str]) -> int:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the last resort: a defect of ours, told in one line
-        _debug_traceback()
-        defect = MigrationError(
-            f"Unexpected {type(error).__name__}: {str(error).strip() or 'no message'}.",
-            why="This is a defect of agui-migrate, not of your data.",
-            remedy="Run again with --debug for the traceback, and report it.",
-        )
-        output.print_error(defect)
-        if "--json" in arguments:
-            output.print_failure(defect)
-        return defect.exit_code
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            return BROKEN_PIPE  # whoever read what we say has gone, as head does
+        return _defect(error, arguments)
+    except Exception as error:  # noqa: BLE001 - the last resort
+        return _defect(error, arguments)
     if result == INTERRUPTED:  # which is also what newer versions of typer return for a Ctrl-C
         output.note("Interrupted. What was finished is kept; run the same command again to resume.")
     return result if isinstance(result, int) else 0
+
+
+def _defect(error: BaseException, arguments: list[str]) -> int:
+    """Tell a defect of ours in one line."""
+    _debug_traceback()
+    defect = MigrationError(
+        f"Unexpected {type(error).__name__}: {str(error).strip() or 'no message'}.",
+        why="This is a defect of agui-migrate, not of your data.",
+        remedy="Run again with --debug for the traceback, and report it.",
+    )
+    output.print_error(defect)
+    if "--json" in arguments:
+        output.print_failure(defect)
+    return defect.exit_code
 
 
 def _debug_traceback() -> None:

@@ -118,9 +118,13 @@ class Burst:
         self.replies += 1
 
 
-def framed(keys: Sequence[bytes]) -> list[bytes]:
-    """Keys as they go over the wire: formatted once for several commands, and faster than packing them one by one."""
-    return [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
+def framed(keys: Sequence[bytes], head: bytes = b"") -> list[bytes]:
+    """Keys as they go over the wire: formatted once for several commands, and faster than packing them one by one.
+
+    `head` is what each key begins with.
+    """
+    more = len(head)
+    return [b"$%d\r\n%b%b\r\n" % (more + len(key), head, key) for key in keys]
 
 
 class RedisWire:

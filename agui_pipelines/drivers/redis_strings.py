@@ -7,14 +7,16 @@ server and us hold many gigabytes. While the caller works on one piece, the serv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 import hiredis
 import pyarrow as pa
 import pyarrow.compute as pc
+from xxhash import xxh3_128_digest
 
-from agui_pipelines.drivers.redis import Burst, Pending, RedisWire, framed
+from agui_pipelines.drivers.redis import Burst, Pending, RedisWire
+from agui_pipelines.ports import Glance
 from agui_pipelines.records import STATE, document_column
 
 BATCH_KEYS: Final = 500
@@ -51,16 +53,16 @@ class _Piece(Generic[T]):
 
 
 class StringReader(Generic[T]):
-    """Reads the keys that `keys_of` makes of the caller's tags, with their expiries if `expiries`.
+    """Reads the keys that `framed_of` makes, as `framed` does, of the caller's tags, with their expiries if `expiries`.
 
     A piece has at most `max_bytes` of values, or one value.
     """
 
     def __init__(
-        self, wire: RedisWire, keys_of: Callable[[list[T]], list[bytes]], *, expiries: bool, max_bytes: int
+        self, wire: RedisWire, framed_of: Callable[[list[T]], list[bytes]], *, expiries: bool, max_bytes: int
     ) -> None:
         self._wire = wire
-        self._keys_of = keys_of
+        self._framed_of = framed_of
         self._expiry = wire.expiry_command if expiries else b""
         self._max_bytes = max_bytes
 
@@ -80,7 +82,7 @@ class StringReader(Generic[T]):
         """Each batch with its keys and the sizes of their values, which are asked for while the one before is read."""
         before: _Piece[T] | None = None
         for tags in batches:
-            keys = framed(self._keys_of(tags))
+            keys = self._framed_of(tags)
             burst = Burst()
             burst.add_each_framed(b"STRLEN", keys)
             piece = _Piece(tags, keys, self._wire.send(burst))
@@ -143,20 +145,34 @@ class StringReader(Generic[T]):
 
 def state_batch(found: Strings[bytes], on_unreadable: Callable[[bytes, bytes], None]) -> pa.RecordBatch:
     """Strings that are tagged with their state ids as states. Those whose id is not UTF-8 go to `on_unreadable`."""
-    tags, values, expiries = found.tags, found.values, found.expiries
-    try:
-        ids = pa.array(tags, pa.binary()).cast(pa.string())
-    except pa.ArrowInvalid:
-        keep = [i for i, tag in enumerate(tags) if is_utf8(tag)]
-        for i in sorted(set(range(len(tags))).difference(keep)):
-            on_unreadable(tags[i], values[i])
-        tags, values = [tags[i] for i in keep], [values[i] for i in keep]
-        expiries = [expiries[i] for i in keep]
-        ids = pa.array(tags, pa.binary()).cast(pa.string())
-    moments = pa.array(expiries, pa.int64())
+    named = _named(found, on_unreadable)
+    ids = pa.array(named.tags, pa.binary()).cast(pa.string())
+    moments = pa.array(named.expiries, pa.int64())
     moments = pc.if_else(pc.less(moments, 0), pa.scalar(None, pa.int64()), moments).cast(STATE.field("expires_at").type)
-    unknown = pa.nulls(len(tags), pa.string())
-    return pa.RecordBatch.from_arrays([ids, document_column(values), unknown, unknown, moments], schema=STATE)
+    unknown = pa.nulls(len(ids), pa.string())
+    return pa.RecordBatch.from_arrays([ids, document_column(named.values), unknown, unknown, moments], schema=STATE)
+
+
+def glance(found: Strings[bytes], on_unreadable: Callable[[bytes, bytes], None]) -> Glance:
+    """What `state_batch` makes of strings, by what tells them from others."""
+    named = _named(found, on_unreadable)
+    expiries = [None if expiry < 0 else expiry for expiry in named.expiries]
+    return Glance(named.tags, list(map(xxh3_128_digest, named.values)), expiries, sum(map(len, named.values)))
+
+
+def _named(found: Strings[bytes], on_unreadable: Callable[[bytes, bytes], None]) -> Strings[bytes]:
+    """The strings whose tags are UTF-8."""
+    if is_utf8(b" ".join(found.tags)):
+        return found
+    keep = [i for i, tag in enumerate(found.tags) if is_utf8(tag)]
+    for i in sorted(set(range(len(found.tags))).difference(keep)):
+        on_unreadable(found.tags[i], found.values[i])
+    return replace(
+        found,
+        tags=[found.tags[i] for i in keep],
+        values=[found.values[i] for i in keep],
+        expiries=[found.expiries[i] for i in keep],
+    )
 
 
 def is_utf8(raw: bytes) -> bool:

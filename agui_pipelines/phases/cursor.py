@@ -19,8 +19,11 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from agui_pipelines.errors import RefusedError
 from agui_pipelines.keyspace import KeyRange, sorted_on_disk
 from agui_pipelines.ledger import Entry, Ledger
+from agui_pipelines.phases.export import PHASE as EXPORT
+from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.seen import History, is_unusable, raw_of, state_digests
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import RESTORE_BEGUN
@@ -125,6 +128,20 @@ def current_cursor(session: Session) -> Cursor | None:
     """What the target stands for now; None if it was never synced, or what it stood for was taken back."""
     known = cursors(session.ledger)
     return known[-1] if known else None
+
+
+def require_newest(session: Session, plan: Plan, *, why: str) -> None:
+    """Raises `RefusedError` if the target has been brought further than what a plan exported: by a sync, or a cutover."""
+    cursor = current_cursor(session)
+    if plan.purpose != "migrate" or cursor is None or not (cursor.round_id or cursor.seeded):
+        return
+    exports = [entry.at for entry in session.ledger.entries(phase=EXPORT, plan_id=plan.plan_id)]
+    if exports and min(exports) < cursor.created_at:
+        raise RefusedError(
+            f"What {plan.plan_id} exported is older than what the target was synced to at {cursor.created_at}.",
+            why=why,
+            remedy="Sync once more, or run the whole migration anew: agui-migrate run --fresh.",
+        )
 
 
 def cursors(ledger: Ledger) -> list[Cursor]:

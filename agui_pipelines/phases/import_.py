@@ -16,14 +16,13 @@ from typing import Final
 import orjson
 from xxhash import xxh3_128
 
-from agui_pipelines.errors import LockLostError, RefusedError, StagingError
+from agui_pipelines.errors import LockLostError, StagingError
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases import in_place, pacing
 from agui_pipelines.phases.admission import require_importable
 from agui_pipelines.phases.backup import Backup, ensure, of_plan
-from agui_pipelines.phases.cursor import current_cursor
+from agui_pipelines.phases.cursor import require_newest
 from agui_pipelines.phases.expect import require_expected
-from agui_pipelines.phases.export import PHASE as EXPORT
 from agui_pipelines.phases.export import exported
 from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.readiness import require_ready
@@ -101,22 +100,8 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
             raise
 
 
-def _require_not_synced(session: Session, plan: Plan) -> None:
-    """Raises `RefusedError` if the target has been brought further than what was exported: by a sync, or a cutover."""
-    cursor = current_cursor(session)
-    if plan.purpose != "migrate" or cursor is None or not (cursor.round_id or cursor.seeded):
-        return
-    exports = [entry.at for entry in session.ledger.entries(phase=EXPORT, plan_id=plan.plan_id)]
-    if exports and min(exports) < cursor.created_at:
-        raise RefusedError(
-            f"What {plan.plan_id} exported is older than what the target was synced to at {cursor.created_at}.",
-            why="It would take the target back, and bring back what is deleted.",
-            remedy="Sync once more, or run the whole migration anew: agui-migrate run --fresh.",
-        )
-
-
 def _import(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport:
-    _require_not_synced(session, plan)
+    require_newest(session, plan, why="It would take the target back, and bring back what is deleted.")
     if session.migration.in_place and not in_place.is_begun(session, plan.plan_id):
         exported_ranges = [exported(session, plan, each.name) for each in plan.ranges]
         require_ready(session, exported_ranges, staged_ranges(session, plan).values())

@@ -28,7 +28,7 @@ from agui_pipelines.phases.observation import LIST_LIMIT, Names
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.seen import History, state_digests
 from agui_pipelines.phases.session import Session
-from agui_pipelines.ports import Reader, Sorting
+from agui_pipelines.ports import Glance, Glancing, OnReject, Reader, Sorting
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import Kind, gathered
 
@@ -196,25 +196,26 @@ def _look(
         return
     there = _There()
     with opened() as source, meter.provisional() as count:
-        states = Span(key_range, pq.ParquetFile(listed.ids)).in_memory()
+        states = Span(key_range, pq.ParquetFile(listed.ids))
         # What belongs to no id at all is told with the range that has no lower bound. Looking for it may take a scan of the
         # whole place, and of histories nothing is kept of it.
         bounded = replace(of_owners, lower=of_owners.lower or b"")
         histories = Span(bounded, pq.ParquetFile(listed.owners)).in_memory()
         exact = bool(getattr(source, "exact_expiries", True))
+        for glance in _glances(source, states, there.history.reject):
+            session.require_going()
+            if cursor is None:
+                there.states_seen(glance, lasting_until, exact=exact)
+            else:
+                there.changed += known.differing(glance)
+            there.states += len(glance)
+            count(len(glance), glance.size)
         for kind in source.kinds:
-            span = states if kind is Kind.STATE else histories
-            for batch in gathered(source.read(kind, span, there.history.reject), _GATHER_ROWS, _GATHER_BYTES):
-                session.require_going()
-                raw = [xxh3_128_digest(document) for document in documents_in(batch.column("data"))]
-                if kind is not Kind.STATE:
+            if kind is not Kind.STATE:
+                for batch, raw in _with_digests(source.read(kind, histories, there.history.reject)):
+                    session.require_going()
                     there.history.add(kind, batch, raw)
-                elif cursor is None:
-                    there.states_seen(batch, state_digests(batch, raw), lasting_until, exact=exact)
-                else:
-                    there.changed += known.differing(batch, state_digests(batch, raw))
-                    there.states += batch.num_rows
-                count(batch.num_rows if kind is Kind.STATE else 0, batch.nbytes)
+                    count(0, batch.nbytes)
     if cursor is None:
         found.take(checked=there.states, seen=there.total())
         return
@@ -227,6 +228,22 @@ def _look(
     found.gone.add(gone)
 
 
+def _glances(source: Reader, states: Span, on_reject: OnReject) -> Iterator[Glance]:
+    if isinstance(source, Glancing):
+        yield from source.glances(states, on_reject)
+        return
+    for batch, raw in _with_digests(source.read(Kind.STATE, states, on_reject)):
+        ids = batch.column("state_id").cast(pa.binary()).to_pylist()
+        expiries = batch.column("expires_at").cast(pa.int64()).to_pylist()
+        yield Glance(ids, state_digests(batch, raw), expiries, batch.nbytes)
+
+
+def _with_digests(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, list[bytes]]]:
+    """Records, with the raw digests of their documents."""
+    for batch in gathered(batches, _GATHER_ROWS, _GATHER_BYTES):
+        yield batch, [xxh3_128_digest(document) for document in documents_in(batch.column("data"))]
+
+
 @dataclass(slots=True)
 class _There:
     """What was met in one key range."""
@@ -236,15 +253,12 @@ class _There:
     states: int = 0
     _sum: int = 0
 
-    def states_seen(self, batch: pa.RecordBatch, raw: list[bytes], lasting_until: int | None, *, exact: bool) -> None:
-        ids = batch.column("state_id").cast(pa.binary()).to_pylist()
-        expiries = batch.column("expires_at").cast(pa.int64()).to_pylist()
-        for id_, digest, expires_at in zip(ids, raw, expiries, strict=True):
+    def states_seen(self, glance: Glance, lasting_until: int | None, *, exact: bool) -> None:
+        for id_, digest, expires_at in zip(glance.ids, glance.digests, glance.expiries, strict=True):
             if expires_at is not None and lasting_until is not None and expires_at < lasting_until:
                 continue
             moment = b"" if expires_at is None or not exact else b"%d" % expires_at
             self._sum += xxh3_128_intdigest(b"%b|%b|%b" % (digest, moment, id_))
-        self.states += batch.num_rows
 
     def total(self) -> int:
         histories = (xxh3_128_intdigest(b"%b/%b" % (total, id_)) for id_, total in self.history.digests().items())
@@ -276,22 +290,18 @@ class _Known:
                 into.update(zip(some.column("source_id").to_pylist(), some.column(name).to_pylist(), strict=True))
         return known
 
-    def differing(self, batch: pa.RecordBatch, raw: list[bytes]) -> list[bytes]:
+    def differing(self, glance: Glance) -> list[bytes]:
         """The ids of states that are new, or not as they were."""
-        ids = batch.column("state_id").cast(pa.binary()).to_pylist()
-        pop = self.states.pop
-        changed = [id_ for id_, digest in zip(ids, raw, strict=True) if pop(id_, None) != digest]
+        ids, pop = glance.ids, self.states.pop
+        changed = [id_ for id_, digest in zip(ids, glance.digests, strict=True) if pop(id_, None) != digest]
         if self.histories:
             self.met.update(id_ for id_ in ids if id_ in self.histories)
-        expiries = batch.column("expires_at")
-        if self.expiries or expiries.null_count < len(expiries):
-            moments = expiries.cast(pa.int64()).to_pylist()
-            known = map(self.expiries.get, ids)
-            changed += [
-                id_
-                for id_, before, now in zip(ids, known, moments, strict=True)
-                if before != now and is_other_moment(before, now)
-            ]
+        known = map(self.expiries.get, ids)
+        changed += [
+            id_
+            for id_, before, now in zip(ids, known, glance.expiries, strict=True)
+            if before != now and is_other_moment(before, now)
+        ]
         return changed
 
     def rest(self, histories: dict[bytes, bytes]) -> tuple[set[bytes], list[bytes], list[bytes]]:

@@ -13,14 +13,14 @@ from typing import Any, Final
 import orjson
 
 from agui_pipelines import losses
-from agui_pipelines.errors import RefusedError, StagingError, ValidationFailedError, named
+from agui_pipelines.errors import StagingError, ValidationFailedError, named
 from agui_pipelines.expectations.runner import SuiteReport
 from agui_pipelines.expectations.suites import Stage
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases import integrity as links
 from agui_pipelines.phases.admission import rejects
 from agui_pipelines.phases.comparison import KindComparison, compared
-from agui_pipelines.phases.cursor import current_cursor
+from agui_pipelines.phases.cursor import require_newest
 from agui_pipelines.phases.differences import Differences, differences
 from agui_pipelines.phases.expect import asked_of, expect_loaded, recorded, told
 from agui_pipelines.phases.import_ import imported
@@ -207,7 +207,9 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
     `StagingError` while some range has not been imported (or, of a plan that only proves, staged), `SpecError` for an
     expectation suite that cannot be used. A failed comparison is returned, not raised: call `require_passed` on it.
     """
-    _require_not_synced(session, plan)
+    require_newest(
+        session, plan, why="The target is not to be what that plan staged any more; each sync proves what it brings."
+    )
     staged = _require_imported(session, plan)
     manifests = [snapshot.manifest for snapshot in staged]
     chosen = choose(staged, sample, seed) if sample else None
@@ -265,17 +267,6 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
     _record(session, report)
     remove_leftovers(session)
     return report
-
-
-def _require_not_synced(session: Session, plan: Plan) -> None:
-    """Raises `RefusedError` if a sync has taken the target further than the plan did."""
-    cursor = current_cursor(session)
-    if cursor is not None and cursor.round_id and cursor.base_plan == plan.plan_id:
-        raise RefusedError(
-            f"The target has been synced with the source since {plan.plan_id} was imported, at {cursor.created_at}.",
-            why="It is not to be what that plan staged any more; each sync proves what it brings.",
-            remedy="Sync once more, or run the whole migration again, which compares everything.",
-        )
 
 
 def _require_imported(session: Session, plan: Plan) -> Sequence[SnapshotReader]:

@@ -12,7 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from agui_pipelines.drivers.redis import RedisWire, glob_prefix
+from agui_pipelines.drivers.redis import RedisWire, framed, glob_prefix
 from agui_pipelines.drivers.redis_cluster import RedisCluster, moved_for_good
 from agui_pipelines.drivers.redis_gauge import RedisGauge, first_keys
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, Strings, is_utf8, state_batch
@@ -181,7 +181,7 @@ class _Reading:
     def __init__(self, wire: RedisWire, on_reject: OnReject) -> None:
         self._wire = wire
         self._on_reject = on_reject
-        self._strings: StringReader[bytes] = StringReader(wire, list, expiries=True, max_bytes=BATCH_BYTES)
+        self._strings: StringReader[bytes] = StringReader(wire, framed, expiries=True, max_bytes=BATCH_BYTES)
         self._collections: CollectionReader | None = None
 
     def read(self, batches: Iterable[list[bytes]], rounds: int = _ROUNDS) -> Iterator[pa.RecordBatch]:

@@ -135,8 +135,10 @@ class Secrets:
         return text
 
     def without(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """An environment without those variables, and without others of the same content, or that hold what is secret."""
-        hidden = {environment[name] for name in self.variables if environment.get(name)}
+        """An environment without those variables, and without others that are, or hold, what is secret."""
+        # The address of a server that needs no password may well stand elsewhere; what is too short to be known, need not.
+        contents = {environment[name] for name in self.variables if environment.get(name)}
+        hidden = {content for content in contents if content in self.values or len(content) < _TELLING}
         return {
             name: value
             for name, value in environment.items()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Final, TypeVar
 
 import hiredis
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from agui_pipelines.digests import documents_in
-from agui_pipelines.drivers.redis import Burst, RedisWire, glob_escaped
+from agui_pipelines.drivers.redis import Burst, RedisWire, framed, glob_escaped
 from agui_pipelines.drivers.redis_deleting import remove_unchanged
 from agui_pipelines.drivers.redis_gauge import RedisGauge
 from agui_pipelines.drivers.redis_lock import Fence, RedisLease, lock
-from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, state_batch
+from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, Strings, glance, state_batch
 from agui_pipelines.errors import StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span, span_of
 from agui_pipelines.losses import named as losing
@@ -26,6 +27,7 @@ from agui_pipelines.ports import (
     BATCH_BYTES,
     Activity,
     Examination,
+    Glance,
     Measurement,
     OnReject,
     Place,
@@ -67,6 +69,10 @@ from agui_pipelines.stores.redis_writing import (
 )
 
 R = TypeVar("R", Version, Snapshot)
+S = TypeVar("S", bound=Sized)
+
+_LONGEST: Final = 2**31 - 1
+"""Bytes that a value of Arrow can have: its slices need an end."""
 
 
 class RedisStore:
@@ -119,17 +125,17 @@ class RedisStore:
 
     def keys_by_kind(self) -> Iterator[tuple[Kind, pa.RecordBatch]]:
         for page in self._wire.scan(glob_escaped(self._layout.prefix) + b"*"):
+            keys = pa.array(page, pa.binary())
             for kind, family in zip(self.kinds, self._layout.families, strict=True):
-                ids = [key[len(family) :] for key in page if key.startswith(family)]
-                if ids:
-                    columns = [pa.array(ids, pa.binary()), pa.repeat(1, len(ids))]
-                    yield kind, pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
-                if len(ids) == len(page):  # in many a store there are only states
+                ids = pc.binary_slice(keys.filter(pc.starts_with(keys, family)), len(family), _LONGEST)
+                if len(ids):
+                    yield kind, pa.RecordBatch.from_arrays([ids, pa.repeat(1, len(ids))], schema=CATALOGUE)
+                if len(ids) == len(keys):  # in many a store there are only states
                     break
 
     def read(self, kind: Kind, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         if kind is Kind.STATE:
-            return self._read_states(span, on_reject)
+            return self._states(state_batch, span, on_reject)
         return self._read_history(HistoryReader(self._wire, self._layout, kind, on_reject), span)
 
     @staticmethod
@@ -138,20 +144,27 @@ class RedisStore:
             reader.reject_unlisted()
         yield from reader.read(span.keys(BATCH_KEYS))
 
-    def _read_states(self, span: Span, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
+    def glances(self, span: Span, on_reject: OnReject) -> Iterator[Glance]:
+        return self._states(glance, span, on_reject)
+
+    def _states(
+        self, made: Callable[[Strings[bytes], Callable[[bytes, bytes], None]], S], span: Span, on_reject: OnReject
+    ) -> Iterator[S]:
+        """What `made` makes of the states, and of a function for those whose id is no text."""
+
         def reject(id_: bytes, raw: bytes | None, reason: str, detail: str) -> None:
             on_reject(Reject(Kind.STATE, id_, raw, "export", reason, detail))
 
         reader: StringReader[bytes] = StringReader(
-            self._wire, self._layout.states, expiries=True, max_bytes=BATCH_BYTES
+            self._wire, partial(framed, head=self._layout.state_head), expiries=True, max_bytes=BATCH_BYTES
         )
         for found in reader.read(span.keys(BATCH_KEYS)):
             for id_, type_ in found.others:
                 reject(id_, None, "wrong_type", f"The key of the state holds a {type_}, not a string.")
-            batch = state_batch(found, lambda id_, raw: reject(id_, raw, "id_not_utf8", "The id is not UTF-8 text."))
-            if batch.num_rows:
-                yield batch
-            del found, batch  # or a large document would still be held while the next one arrives
+            some = made(found, lambda id_, raw: reject(id_, raw, "id_not_utf8", "The id is not UTF-8 text."))
+            if len(some):
+                yield some
+            del found, some  # or a large document would still be held while the next one arrives
 
     def check(self) -> None:
         """Connect and try the permissions on a key that does not exist. Raises `StoreError`."""
@@ -294,7 +307,7 @@ class RedisStore:
             unreadable: list[Reject] = []
             if kind is Kind.STATE:
                 ids = some.column("state_id").cast(pa.binary()).to_pylist()
-                read = self._read_states(span_of(ids), unreadable.append)
+                read = self._states(state_batch, span_of(ids), unreadable.append)
             else:
                 history = HistoryReader(self._wire, self._layout, kind, unreadable.append)
                 read = history.named([owned(kind, row) for row in some.select(id_columns(kind)).to_pylist()])
@@ -418,7 +431,7 @@ class RedisStore:
             lowest = newest[-1] if len(newest) == 2 * limit else lowest
         ids = self._wire.call(b"ZREVRANGEBYSCORE", index, b"+inf", lowest)
         reader: StringReader[Owned] = StringReader(
-            self._wire, lambda owned: self._layout.bodies(kind, owned), expiries=False, max_bytes=BATCH_BYTES
+            self._wire, lambda owned: framed(self._layout.bodies(kind, owned)), expiries=False, max_bytes=BATCH_BYTES
         )
         owned = [(key_bytes(state_id), id_) for id_ in ids]
         batches = (owned[i : i + BATCH_KEYS] for i in range(0, len(owned), BATCH_KEYS))

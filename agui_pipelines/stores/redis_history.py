@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import hiredis
 import pyarrow as pa
 
-from agui_pipelines.drivers.redis import Burst, RedisWire, glob_escaped
+from agui_pipelines.drivers.redis import Burst, RedisWire, framed, glob_escaped
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, Strings, is_utf8
 from agui_pipelines.ports import BATCH_BYTES, OnReject
 from agui_pipelines.records import SCHEMAS, Kind, Reject
@@ -39,7 +40,7 @@ class HistoryReader:
 
     def _bodies(self, some: Iterable[list[Owned]]) -> Iterator[pa.RecordBatch]:
         reader: StringReader[Owned] = StringReader(
-            self.wire, lambda owned: self.layout.bodies(self.kind, owned), expiries=False, max_bytes=BATCH_BYTES
+            self.wire, lambda owned: framed(self.layout.bodies(self.kind, owned)), expiries=False, max_bytes=BATCH_BYTES
         )
         for found in reader.read(some):
             self._reject_unreachable(found)
@@ -54,7 +55,7 @@ class HistoryReader:
         """
         head = self.layout.body_head(self.kind)
         reader: StringReader[bytes] = StringReader(
-            self.wire, lambda rests: [head + rest for rest in rests], expiries=False, max_bytes=BATCH_BYTES
+            self.wire, partial(framed, head=head), expiries=False, max_bytes=BATCH_BYTES
         )
         rejected: set[bytes] = set()  # a key may come twice while the server rebuilds its table
         for page in self.wire.scan(glob_escaped(head) + b"*"):

@@ -45,12 +45,12 @@ class Layout:
     @property
     def families(self) -> tuple[bytes, bytes, bytes]:
         """What keys begin with that are followed by nothing but a state id."""
-        return self.prefix + b"state:", self.prefix + b"versions:", self.prefix + b"snapshots:"
+        return self.state_head, self.prefix + b"versions:", self.prefix + b"snapshots:"
 
     @property
     def records(self) -> tuple[bytes, bytes, bytes]:
         """What the keys of states, versions and snapshots themselves begin with."""
-        return self.prefix + b"state:", self.prefix + b"version:", self.prefix + b"snapshot:"
+        return self.state_head, self.prefix + b"version:", self.prefix + b"snapshot:"
 
     @property
     def lock(self) -> bytes:
@@ -73,11 +73,16 @@ class Layout:
         return self.prefix + b"meta:live"
 
     def state(self, state_id: bytes) -> bytes:
-        return self.prefix + b"state:" + state_id
+        return self.state_head + state_id
 
     def states(self, state_ids: list[bytes]) -> list[bytes]:
-        head = self.prefix + b"state:"
+        head = self.state_head
         return [head + state_id for state_id in state_ids]
+
+    @property
+    def state_head(self) -> bytes:
+        """What the keys of all states begin with."""
+        return self.prefix + b"state:"
 
     def index(self, kind: Kind, state_id: bytes) -> bytes:
         """The sorted set of the ids of a state's versions or snapshots."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
-from agui_pipelines.drivers.redis import Burst, Pending, RedisWire
+from agui_pipelines.drivers.redis import Burst, Pending, RedisWire, framed
 from agui_pipelines.drivers.redis_lock import Fence
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, cuts
 from agui_pipelines.errors import UnstorableRecordError
@@ -267,7 +267,7 @@ def _counted(
     passed = {i for i, expiry in enumerate(rows.expiries) if expiry is not None and expiry <= now}
     occupied = [list(chunk) for chunk, count in zip(chunks, existing, strict=True) if count]
     reader: StringReader[int] = StringReader(
-        wire, lambda some: [rows.keys[i] for i in some], expiries=True, max_bytes=BATCH_BYTES
+        wire, lambda some: framed([rows.keys[i] for i in some]), expiries=True, max_bytes=BATCH_BYTES
     )
     before: set[int] = set()
     unchanged = 0

@@ -264,6 +264,21 @@ def test_an_installed_wheel_makes_its_dagster_home_in_the_workspace(installed, t
     assert config["telemetry"] == {"enabled": False}
 
 
+def test_whoever_reads_only_the_beginning_is_no_defect_of_ours():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        said = subprocess.run(
+            [sys.executable, "-c", "from agui_pipelines.cli.app import main; main()", "--help"],
+            check=False,
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    assert (said.returncode, said.stderr.strip()) == (141, "")
+
+
 # Refusals
 
 

@@ -108,6 +108,7 @@ PHASES = [
     ("plan", signal.SIGINT, pytest.mark.long),
     ("plan", signal.SIGTERM, pytest.mark.long),
     ("export", signal.SIGTERM, pytest.mark.long),
+    ("export", signal.SIGHUP, pytest.mark.long),
     ("transform", signal.SIGINT, pytest.mark.long),
     ("transform", signal.SIGTERM, pytest.mark.long),
     ("expect", signal.SIGINT, pytest.mark.long),

@@ -162,6 +162,15 @@ def test_only_what_is_asked_for_is_told(hook, opened):
     assert [got["content"]["text"] for got in hook.got] == ["told: cutover (step switch, status done)."]
 
 
+def test_names_that_are_no_text_are_told_all_the_same(hook, opened):
+    session = opened({"webhook": hook.url, "on": ["finish"]})
+
+    notify(session, "finish", "sync", ids=["whole", "half-\udcff"], message="half-\udcff")
+    settle()
+
+    assert [got["content"]["ids"] for got in hook.got] == [["whole", r"half-\udcff"]]
+
+
 def test_a_command_reads_the_same(opened, tmp_path):
     file = tmp_path / "told.json"
     code = (

@@ -21,6 +21,7 @@ from agui_pipelines.phases.export import export
 from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.rollback import rollback
 from agui_pipelines.phases.sync import SyncReport, seed_cursor, sync
+from agui_pipelines.phases.validate import validate
 from agui_pipelines.ports import Snapshot, Store, Version
 from agui_pipelines.records import Kind
 from tests.integration.conftest import Move, PostgresTarget
@@ -572,6 +573,8 @@ def test_what_was_exported_before_a_sync_is_not_imported_after_it(
 
     with pytest.raises(RefusedError, match="is older than what the target was synced to"):
         import_(move.session(), made, [r.name for r in made.ranges])
+    with pytest.raises(RefusedError, match="is older than what the target was synced to"):
+        validate(move.session(), made)
 
     assert target.documents() == before
     assert move.run().validation.passed

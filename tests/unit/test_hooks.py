@@ -108,6 +108,8 @@ def test_a_hook_is_told_of_the_migration_and_of_no_secret(tmp_path, monkeypatch)
     monkeypatch.setenv("PART", "part-of-a-url")
     monkeypatch.setenv("PREFIX", "sessions")
     monkeypatch.setenv("UNRELATED", "kept")
+    monkeypatch.setenv("SAME_ADDRESS", "redis://host:6379/0")
+    monkeypatch.setenv("HOLDS_IT", f"Bearer {SECRET}!")
     options = {"password": "${TARGET_PASSWORD}", "key_prefix": "${PREFIX}"}
     target = {"type": "redis", "connection_url": "redis://me:${PART}@host/0", "redis_options": options}
     session = opened(tmp_path, source={"type": "redis_keys", "connection_url": "${SOURCE_URL}"}, target=target)
@@ -124,7 +126,8 @@ def test_a_hook_is_told_of_the_migration_and_of_no_secret(tmp_path, monkeypatch)
         "AGUI_SOURCE_KIND": "redis_keys",
         "AGUI_TARGET_KIND": "redis",
     }
-    assert not {"SOURCE_URL", "TARGET_PASSWORD", "THE_SAME", "PART"} & set(environment)
+    assert not {"SOURCE_URL", "TARGET_PASSWORD", "THE_SAME", "PART", "HOLDS_IT"} & set(environment)
+    assert environment["SAME_ADDRESS"] == "redis://host:6379/0"  # which is no secret
     assert (environment["PREFIX"], environment["UNRELATED"]) == ("sessions", "kept")
     assert environment["PATH"] == os.environ["PATH"]
 
