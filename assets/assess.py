@@ -5,10 +5,19 @@ import dagster as dg
 from agui_pipelines.phases.preflight import before_run
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
+from assets.declared import OWNERS, SOURCE_KIND, TAGS
 from assets.partitions import KEY_RANGES
+from assets.places import source_system
 
 
-@dg.asset(group_name="assess", kinds={"redis", "postgres"}, code_version="1", owners=["team:platform"])
+@dg.asset(
+    group_name="assess",
+    kinds={SOURCE_KIND},
+    code_version="1",
+    owners=OWNERS,
+    tags=TAGS,
+    deps=[source_system],
+)
 def source_assessment(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]
 ) -> dg.MaterializeResult[None]:

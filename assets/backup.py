@@ -6,11 +6,13 @@ from agui_pipelines.phases.backup import create
 from agui_pipelines.phases.import_ import back_up
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
+from assets.declared import OWNERS, TAGS
 from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES
+from assets.places import source_system, target_store
 from assets.transform import staged_snapshot
 
 
-@dg.asset(group_name="prepare", kinds={"parquet"}, code_version="1", owners=["team:platform"])
+@dg.asset(group_name="prepare", kinds={"parquet"}, code_version="1", owners=OWNERS, tags=TAGS, deps=[source_system])
 def source_backup(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]
 ) -> dg.MaterializeResult[None]:
@@ -27,8 +29,9 @@ def source_backup(
     group_name="prepare",
     kinds={"parquet"},
     code_version="1",
-    owners=["team:platform"],
-    deps=[staged_snapshot],
+    owners=OWNERS,
+    tags=TAGS,
+    deps=[staged_snapshot, target_store],
     partitions_def=KEY_RANGES,
     backfill_policy=ALL_IN_ONE_RUN,
 )

@@ -5,16 +5,19 @@ import dagster as dg
 from agui_pipelines.phases.export import export
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
+from assets.declared import OWNERS, SOURCE_KIND, TAGS
 from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES
+from assets.places import source_system
 from assets.plan import migration_plan
 
 
 @dg.asset(
     group_name="move",
-    kinds={"redis", "parquet"},
+    kinds={SOURCE_KIND, "parquet"},
     code_version="1",
-    owners=["team:platform"],
-    deps=[dg.AssetDep(migration_plan)],
+    owners=OWNERS,
+    tags=TAGS,
+    deps=[migration_plan, source_system],
     partitions_def=KEY_RANGES,
     backfill_policy=ALL_IN_ONE_RUN,
 )

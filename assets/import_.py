@@ -7,15 +7,17 @@ from agui_pipelines.phases.steps import require_source_live
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
 from assets.backup import target_backup
+from assets.declared import OWNERS, TAGS, TARGET_KIND
 from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES
 from assets.transform import staged_snapshot
 
 
 @dg.asset(
     group_name="move",
-    kinds={"postgres"},
+    kinds={TARGET_KIND},
     code_version="1",
-    owners=["team:platform"],
+    owners=OWNERS,
+    tags=TAGS,
     deps=[staged_snapshot, target_backup],
     partitions_def=KEY_RANGES,
     backfill_policy=ALL_IN_ONE_RUN,

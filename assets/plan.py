@@ -8,15 +8,18 @@ from agui_pipelines.phases.timeline import document
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
 from assets.assess import source_assessment
+from assets.declared import OWNERS, TAGS
 from assets.partitions import KEY_RANGES
+from assets.places import target_store
 
 
 @dg.asset(
     group_name="prepare",
     kinds={"duckdb", "parquet"},
     code_version="1",
-    owners=["team:platform"],
-    deps=[source_assessment],
+    owners=OWNERS,
+    tags=TAGS,
+    deps=[source_assessment, target_store],
 )
 def migration_plan(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]

@@ -5,14 +5,16 @@ import dagster as dg
 from agui_pipelines.phases.preview import preview
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
+from assets.declared import OWNERS, TAGS, TARGET_KIND
 from assets.transform import staged_snapshot
 
 
 @dg.asset(
     group_name="prepare",
-    kinds={"postgres", "duckdb"},
+    kinds={TARGET_KIND, "duckdb"},
     code_version="1",
-    owners=["team:platform"],
+    owners=OWNERS,
+    tags=TAGS,
     deps=[dg.AssetDep(staged_snapshot, partition_mapping=dg.AllPartitionMapping())],
 )
 def import_preview(

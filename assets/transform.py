@@ -5,6 +5,7 @@ import dagster as dg
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
+from assets.declared import OWNERS, TAGS
 from assets.export import exported_snapshot
 from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES
 
@@ -13,7 +14,8 @@ from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES
     group_name="move",
     kinds={"parquet"},
     code_version="1",
-    owners=["team:platform"],
+    owners=OWNERS,
+    tags=TAGS,
     deps=[exported_snapshot],
     partitions_def=KEY_RANGES,
     backfill_policy=ALL_IN_ONE_RUN,

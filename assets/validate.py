@@ -8,6 +8,7 @@ import dagster as dg
 from agui_pipelines.phases.validate import require_passed, validate
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
+from assets.declared import OWNERS, TAGS, TARGET_KIND
 from assets.import_ import target_states
 
 LOADED: Final = "loaded_expectations"
@@ -15,9 +16,10 @@ LOADED: Final = "loaded_expectations"
 
 @dg.asset(
     group_name="prove",
-    kinds={"postgres", "duckdb"},
+    kinds={TARGET_KIND, "duckdb"},
     code_version="1",
-    owners=["team:platform"],
+    owners=OWNERS,
+    tags=TAGS,
     deps=[dg.AssetDep(target_states, partition_mapping=dg.AllPartitionMapping())],
     check_specs=[
         dg.AssetCheckSpec(

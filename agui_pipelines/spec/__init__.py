@@ -21,6 +21,7 @@ from agui_pipelines.spec.notifications import CommandNotification, Event, Notifi
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
 from agui_pipelines.spec.rows import ColumnType, QueriedRowsConfig, RowsConfig, TypedRowsConfig
+from agui_pipelines.spec.schedules import Schedules
 from agui_pipelines.spec.section import seconds_of
 from agui_pipelines.spec.sources import (
     CsvConfig,
@@ -83,6 +84,7 @@ __all__ = [
     "RedisOptions",
     "Requirements",
     "RowsConfig",
+    "Schedules",
     "Secrets",
     "SourceConfig",
     "SqlAlchemyConfig",

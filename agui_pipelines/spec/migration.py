@@ -30,6 +30,7 @@ from agui_pipelines.spec.hooks import Hooks
 from agui_pipelines.spec.notifications import Notification
 from agui_pipelines.spec.postgresql_rows import PostgresRowsConfig
 from agui_pipelines.spec.requirements import AssessmentOptions, Requirements
+from agui_pipelines.spec.schedules import Schedules
 from agui_pipelines.spec.section import FLAT_DIALECT, Section, unknown_key
 from agui_pipelines.spec.sources import SourceConfig
 from agui_pipelines.spec.stores import TargetConfig
@@ -47,10 +48,13 @@ _UNDECISIVE: Final = frozenset(
     {
         *("batch_size", "parallelism", "limits", "workspace", "accept_losses", "backup", "on_failure", "hooks"),
         *("expectations", "requirements", "assessment", "strategy", "notifications", "sync", "decommission"),
-        *("maintenance_window", "reverse_transforms"),
+        *("maintenance_window", "reverse_transforms", "schedules", "owners", "tags"),
     }
 )
 """Keys that may change without what was done so far becoming wrong."""
+
+_LABEL: Final = r"^[A-Za-z0-9_.-]{1,63}$"
+"""What Dagster takes for the name or value of a tag."""
 
 ALIASES: Final = {"postgres": "postgresql"}
 
@@ -144,6 +148,13 @@ class Migration(Section):
     in_place: bool = False
     """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
     sync: SyncOptions = SyncOptions()
+    schedules: Schedules = Schedules()
+    owners: tuple[Annotated[str, Field(pattern=r"^(team:\S+|\S+@\S+)$")], ...] = ("team:platform",)
+    """Whose it is, as Dagster shows it: addresses, or ``team:NAME``."""
+    tags: dict[Annotated[str, Field(pattern=_LABEL)], Annotated[str, Field(pattern=_LABEL)]] = Field(
+        default_factory=dict
+    )
+    """What Dagster shows of it besides."""
     decommission: DecommissionOptions = DecommissionOptions()
     strategy: Strategy | None = None
     """What is asked for; a plan recommends one by itself."""

@@ -11,7 +11,7 @@ import pytest
 
 from agui_pipelines import spec
 from agui_pipelines.definitions import defs
-from assets import partitions
+from assets.declared import declared
 from tests.partitions import RANGES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ def test_dg_check_defs_passes():
 def test_without_a_migration_file_there_are_16_ranges(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    assert partitions._configured() == 16
+    assert declared("ranges") == 16
 
 
 def test_the_migration_file_says_how_many_ranges_there_are(tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_the_migration_file_says_how_many_ranges_there_are(tmp_path, monkeypatch
     file.write_text("ranges: 101\n")
     monkeypatch.setenv(spec.FILE_VARIABLE, str(file))
 
-    assert partitions._configured() == 101
+    assert declared("ranges") == 101
 
 
 @pytest.mark.parametrize("text", ["ranges: 0", "ranges: many", "ranges: 257", "- no mapping"])
@@ -143,4 +143,4 @@ def test_a_wrong_migration_file_does_not_keep_the_definitions_from_loading(tmp_p
     file.write_text(text)
     monkeypatch.setenv(spec.FILE_VARIABLE, str(file))
 
-    assert partitions._configured() == 16
+    assert declared("ranges") == 16
