@@ -112,6 +112,18 @@ def range_names(count: int) -> tuple[str, ...]:
     return tuple(f"{i:0{width}}" for i in range(count))
 
 
+def adjacent(names: Sequence[str], of: Sequence[str]) -> list[list[str]]:
+    """Names of ranges, which all stand in `of`, in lists of those that follow each other there."""
+    groups: list[list[str]] = []
+    last = -2
+    for at in sorted(of.index(name) for name in names):
+        if at != last + 1:
+            groups.append([])
+        groups[-1].append(of[at])
+        last = at
+    return groups
+
+
 @contextmanager
 def interruptions_told() -> Iterator[None]:
     """Raise KeyboardInterrupt where a signal's handler raised something: DuckDB keeps that to itself, and says only this."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import dagster as dg
+from pydantic import Field
 
 from agui_pipelines import spec
-from agui_pipelines.errors import LockLostError, MigrationError
+from agui_pipelines.errors import LockLostError, MigrationError, RefusedError, UsageError
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.notify import notified
 from agui_pipelines.phases.pacing import require_carried_out
@@ -31,8 +32,13 @@ Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecut
 
 MIGRATE: Final = "migrate"
 """The job that runs the whole migration."""
-PLAN: Final = "plan"
+PLAN: Final = "assess_and_plan"
 """The job that makes a plan with its document."""
+REPORTS_ON: Final = "agui/reports_on"
+"""Tag of a step that is no asset: the asset on which its progress is shown."""
+
+_WITHOUT_DRY_RUN: Final = ("sync", "rollback", "validate", "verify_sample")
+"""Jobs that cannot be carried out as a dry run."""
 
 PHASES: Final = {
     "source_assessment": "assess",
@@ -104,17 +110,26 @@ class MigrationRun:
 
 
 class MigrationFile(dg.ConfigurableResource[MigrationRun]):
-    """The migration file that a run works on; empty means ``AGUI_MIGRATION``, then ``migration.yaml``."""
+    """Which migration a run works on, and how."""
 
-    migration_file: str = ""
-    fresh: bool = False
-    """Start over instead of resuming what an interrupted run has left."""
-    dry_run: bool = False
-    rehearse: bool = True
-    """Of the job `plan`: whether it moves samples into a scratch place beside the target. Otherwise there is no timeline."""
+    migration_file: str = Field(
+        default="", description="Empty for AGUI_MIGRATION, or migration.yaml in Dagster's folder."
+    )
+    fresh: bool = Field(default=False, description="Start over instead of resuming what an interrupted run has left.")
+    dry_run: bool = Field(default=False, description="Write nothing to the target, and delete nothing.")
+    rehearse: bool = Field(
+        default=True,
+        description="Of assess_and_plan: measure the timeline on samples, in a scratch place beside the target.",
+    )
 
     def create_resource(self, context: dg.InitResourceContext) -> MigrationRun:
         with reported():
+            if self.dry_run and _job(context) in _WITHOUT_DRY_RUN:
+                raise UsageError(
+                    f"The job {_job(context)} has no dry run.",
+                    why="It would do all that it does.",
+                    remedy="Launch it with dry_run: false, or launch the job dry_run.",
+                )
             return MigrationRun(
                 spec.load(self.migration_file or None),
                 dry_run=self.dry_run,
@@ -138,6 +153,16 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
                         require_carried_out(run.migration)
                     stack.enter_context(Session.open(run.migration).exclusive())
             yield run
+
+
+def require_confirmed(migration: spec.Migration, confirm: str) -> None:
+    """Raises `RefusedError` unless somebody has typed the migration's name."""
+    if confirm != migration.name:
+        raise RefusedError(
+            f"confirm is {confirm!r}, and the migration's name is {migration.name!r}.",
+            why="What this job does concerns applications, so it is not to happen by a slip.",
+            remedy="Type the name into confirm, or have it rehearsed first (rehearse: true).",
+        )
 
 
 def _phase(context: Context) -> str:
@@ -165,6 +190,14 @@ def reported() -> Iterator[None]:
         ) from error
 
 
+def _reported_on(context: Context) -> dg.AssetKey | None:
+    """The asset on which the progress of a step is shown; None for a check, which ends soon."""
+    if isinstance(context, dg.AssetExecutionContext):
+        return dg.AssetKey(context.asset_key.path)
+    name = context.op_def.tags.get(REPORTS_ON)
+    return dg.AssetKey(name) if name is not None else None
+
+
 class _Observer:
     """Passes progress on, and emits it as asset observations, and notes as warnings, from the step's own thread."""
 
@@ -188,10 +221,11 @@ class _Observer:
     def emit(self) -> None:
         self.warn()
         latest = self._latest
-        if latest is None or time.monotonic() < self._next or not isinstance(self._context, dg.AssetExecutionContext):
+        asset = _reported_on(self._context)
+        if latest is None or asset is None or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + OBSERVE_SECONDS
         metadata = {"records": latest.done, "bytes": latest.bytes, "records_per_second": round(latest.rate)}
         if latest.total is not None:
             metadata["records_total"] = latest.total
-        self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metadata))
+        self._context.log_event(dg.AssetObservation(asset_key=asset, metadata=metadata))  # type: ignore[union-attr] # a check has none

@@ -1,5 +1,7 @@
 """Backup: what source and target hold, sealed and read back, so that it can be put back exactly."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from agui_pipelines.phases.backup import create
@@ -7,7 +9,7 @@ from agui_pipelines.phases.import_ import back_up
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
 from assets.declared import OWNERS, TAGS
-from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES
+from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES, TARGET_POOL
 from assets.places import source_system, target_store
 from assets.transform import staged_snapshot
 
@@ -34,14 +36,20 @@ def source_backup(
     deps=[staged_snapshot, target_store],
     partitions_def=KEY_RANGES,
     backfill_policy=ALL_IN_ONE_RUN,
+    pool=TARGET_POOL,
+    output_required=False,
 )
 def target_backup(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None]]:
     """What the target holds under the ids that the import will write, as sealed snapshots, each read back and verified.
 
-    A rollback puts it back and removes what was not there. Made once for each plan, before its first write.
+    A rollback puts it back and removes what was not there. Made once for each plan, before its first write. A dry run ends
+    here.
     """
+    if migration.dry_run:
+        context.log.info("A dry run: nothing is written. What an import would do is told by the job dry_run.")
+        return
     with migration.planned(context) as (session, plan):
         made = back_up(session, plan, context.partition_keys)
-        return dg.MaterializeResult(metadata={"plan_id": plan.plan_id, **metadata.of_backups(made)})
+        yield dg.MaterializeResult(metadata={"plan_id": plan.plan_id, **metadata.of_backups(made)})

@@ -4,15 +4,21 @@ import dagster as dg
 from pydantic import Field
 
 from agui_pipelines.phases.cutover import Asked, cutover, rehearse
-from agui_pipelines.resources import MigrationRun
+from agui_pipelines.phases.steps import Told
+from agui_pipelines.resources import MigrationRun, require_confirmed
 from agui_pipelines.spec import seconds_of
+from assets import metadata
+from assets.partitions import TARGET_POOL
+from assets.places import live_side
 
 
 class CutoverConfig(dg.Config):
     """What is asked for."""
 
+    confirm: str = ""
+    """The migration's name, without which nothing is stopped or switched."""
     rehearse: bool = False
-    """Everything but stop, switch and the hooks, to see how long the window would be."""
+    """Everything but stop, switch and the hooks, to see how long the window would be; needs no confirmation."""
     back: bool = False
     """Return to the source, with what was written to the target since."""
     source_is_stopped: bool = False
@@ -21,10 +27,10 @@ class CutoverConfig(dg.Config):
     no_way_back: bool = False
     """It is agreed that there will be no way back."""
     accept_deletes: bool = False
-    """Its syncs go on although much is gone at the live side, or another server answers there than before."""
+    """Its first sync goes on although much is gone at the live side, or another server answers there than before."""
 
 
-@dg.op
+@dg.op(pool=TARGET_POOL, tags=metadata.reports_on(live_side))
 def target_cutover(
     context: dg.OpExecutionContext, config: CutoverConfig, migration: dg.ResourceParam[MigrationRun]
 ) -> None:
@@ -36,16 +42,18 @@ def target_cutover(
         config.no_way_back,
         config.accept_deletes,
     )
+    rehearsed = config.rehearse or migration.dry_run
+
+    def tell(told: Told) -> None:
+        context.log.info("%s %s: %s", told.step, told.state, told.detail)
+
     with migration.session(context) as session:
-        carried_out = rehearse if config.rehearse else cutover
-        report = carried_out(
-            session, asked, tell=lambda told: context.log.info("%s %s: %s", told.step, told.state, told.detail)
-        )
-        context.add_output_metadata(
-            {
-                "outcome": report.outcome,
-                "live": report.live,
-                "report": dg.MetadataValue.md(report.to_markdown()),
-                **({"window_seconds": report.window_seconds} if report.window_seconds is not None else {}),
-            }
-        )
+        if rehearsed:
+            report = rehearse(session, asked, tell=tell)
+        else:
+            require_confirmed(migration.migration, config.confirm)
+            report = cutover(session, asked, tell=tell)
+        found = metadata.of_cutover(report)
+        if not rehearsed:
+            context.log_event(dg.AssetMaterialization(live_side.key, metadata=found))
+        context.add_output_metadata(found)

@@ -8,7 +8,7 @@ from agui_pipelines.resources import MigrationRun
 from assets import metadata
 from assets.backup import target_backup
 from assets.declared import OWNERS, TAGS, TARGET_KIND
-from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES
+from assets.partitions import ALL_IN_ONE_RUN, KEY_RANGES, TARGET_POOL
 from assets.transform import staged_snapshot
 
 
@@ -21,6 +21,7 @@ from assets.transform import staged_snapshot
     deps=[staged_snapshot, target_backup],
     partitions_def=KEY_RANGES,
     backfill_policy=ALL_IN_ONE_RUN,
+    pool=TARGET_POOL,
 )
 def target_states(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]

@@ -9,13 +9,17 @@ import dagster as dg
 
 from agui_pipelines.expectations.runner import SuiteReport
 from agui_pipelines.phases.backup import Backup
+from agui_pipelines.phases.cutover_report import CutoverReport
+from agui_pipelines.phases.decommission import DecommissionReport, Outlook
 from agui_pipelines.phases.export import RangeReport, SnapshotReport
 from agui_pipelines.phases.import_ import ImportReport
 from agui_pipelines.phases.markdown import markdown
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.preflight import Preflight
 from agui_pipelines.phases.preview import PreviewReport
+from agui_pipelines.phases.sync import SyncReport
 from agui_pipelines.phases.validate import ValidationReport
+from agui_pipelines.resources import REPORTS_ON
 
 Metadata = dict[str, Any]
 
@@ -131,6 +135,56 @@ def of_preview(report: PreviewReport) -> Metadata:
         "loss_ledger": _losses(report.loss_ledger),
         "preview": dg.MetadataValue.json(report.to_dict()),
     }
+
+
+def of_sync(report: SyncReport) -> Metadata:
+    conflicts = [{"record": name} for name in report.conflicts.ids]
+    numbers = {name: value for name, value in report.to_dict().items() if not isinstance(value, list)}
+    return {**numbers, **({"conflicts": _table(conflicts)} if conflicts else {})}
+
+
+def of_cutover(report: CutoverReport) -> Metadata:
+    return {
+        "outcome": report.outcome,
+        "live": report.live,
+        "plan_id": report.plan_id,
+        "report": dg.MetadataValue.md(report.to_markdown()),
+        **{
+            name: seconds
+            for name, seconds in (
+                ("window_seconds", report.window_seconds),
+                ("window_forecast_seconds", report.window_forecast),
+            )
+            if seconds is not None
+        },
+    }
+
+
+def of_decommission(report: DecommissionReport) -> Metadata:
+    return {
+        "deleted": report.deleted,
+        "gone": report.gone,
+        "left": report.left.count,
+        "archive_id": report.archive_id,
+        "archived_records": sum(report.archived.values()),
+        "seconds": round(report.seconds, 3),
+        "left_records": _table([{"record": name} for name in report.left.ids]),
+    }
+
+
+def of_outlook(found: Outlook) -> Metadata:
+    rows = [{"check": c.name, "passed": c.passed, "detail": c.detail} for c in found.checks]
+    return {
+        "ready": found.ready,
+        "ids": found.ids,
+        "records": sum(found.records.values()),
+        "checks": _table(rows),
+    }
+
+
+def reports_on(place: dg.AssetSpec) -> dict[str, str]:
+    """Tags of a step that is no asset: of which one it tells its progress."""
+    return {REPORTS_ON: place.key.to_user_string()}
 
 
 def of_suites(reports: Sequence[SuiteReport]) -> dg.AssetCheckResult:

@@ -5,6 +5,9 @@ import dagster as dg
 from agui_pipelines.errors import RefusedError
 from agui_pipelines.phases.rollback import after_failure, rollback
 from agui_pipelines.resources import MigrationRun
+from assets import metadata
+from assets.partitions import TARGET_POOL
+from assets.places import target_store
 
 
 class RollbackConfig(dg.Config):
@@ -16,7 +19,7 @@ class RollbackConfig(dg.Config):
     """Id of a run that failed: only what that run imported is taken back, and only while the target is not live."""
 
 
-@dg.op
+@dg.op(pool=TARGET_POOL, tags=metadata.reports_on(target_store))
 def target_rollback(
     context: dg.OpExecutionContext, config: RollbackConfig, migration: dg.ResourceParam[MigrationRun]
 ) -> None:

@@ -95,6 +95,12 @@ def run(
         bool, typer.Option("--dry-run", help="Read, transform and check everything; write nothing.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming an interrupted run.")] = False,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--range", help="Move this key range alone (00, 01, …), again if need be; may be given repeatedly."
+        ),
+    ] = None,
     save: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the migration file that the flags amount to, and stop.")
     ] = None,
@@ -104,7 +110,7 @@ def run(
 
     Killed or interrupted, the same command resumes. The run is seen in the Dagster UI (`agui-migrate ui`).
     """
-    from agui_pipelines.cli.migrate import migrate  # noqa: PLC0415 - the engine takes a second to load
+    from agui_pipelines.cli.migrate import migrate, migrate_ranges  # noqa: PLC0415 - the engine takes a second to load
 
     given = Flags(source, target, source_config, target_config, match, batch_size, workspace, accept_losses, keep)
     if save is not None:
@@ -112,6 +118,11 @@ def run(
         output.note(f"Wrote {save}. Run it with: agui-migrate run {save}")
         return
     migration, path = _migration(file, given)
+    if ranges:
+        if dry_run:
+            raise UsageError("--range and --dry-run do not go together.", remedy="A dry run is of the whole migration.")
+        migrate_ranges(migration, path, ranges, fresh=fresh, json=json)
+        return
     migrate(migration, path, dry_run=dry_run, fresh=fresh, json=json)
 
 

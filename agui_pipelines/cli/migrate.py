@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 from uuid import uuid4
 
 from agui_pipelines import spec
 from agui_pipelines.cli import clock, output
-from agui_pipelines.cli.runs import execute
-from agui_pipelines.errors import MigrationError, RefusedError, RollbackError, named
+from agui_pipelines.cli.runs import RangesAlone, execute
+from agui_pipelines.errors import MigrationError, RefusedError, RollbackError, StagingError, UsageError, named
+from agui_pipelines.keyspace import adjacent, range_names
 from agui_pipelines.ledger import Entry
 from agui_pipelines.losses import FORM, MEANING
 from agui_pipelines.phases.notify import notify
 from agui_pipelines.phases.pacing import require_carried_out
-from agui_pipelines.phases.plan import is_begun
+from agui_pipelines.phases.plan import Plan, current, is_begun
 from agui_pipelines.phases.rollback import PHASE as ROLLBACK
 from agui_pipelines.phases.rollback import Aftermath, after_failure
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.timeline import AROUND, side_by_side
-from agui_pipelines.phases.validate import SAMPLE_PHASE, report_name
+from agui_pipelines.phases.validate import SAMPLE_PHASE, pending_ranges, report_name
 
 
 def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh: bool, json: bool) -> None:
@@ -47,6 +48,79 @@ def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh
         _print_preview(values)
     else:
         print_result(migration, session, values)
+
+
+def migrate_ranges(
+    migration: spec.Migration, path: str | None, ranges: Sequence[str], *, fresh: bool, json: bool
+) -> None:
+    """Move some key ranges and print what they hold; with the last one that was pending, the whole is validated.
+
+    The newest plan holds, so that a range is what it was before, unless there is none for this migration file, or `fresh`.
+    Raises `UsageError` for a range that there is not.
+    """
+    require_carried_out(migration)
+    session = Session.open(migration)
+    planned = fresh or not _has_plan(session)
+    names = range_names(migration.ranges if planned else len(current(session).ranges))
+    if unknown := sorted(set(ranges).difference(names)):
+        raise UsageError(
+            f"There is no key range {', '.join(map(repr, unknown))}.",
+            remedy=f"They are named {names[0]} to {names[-1]}.",
+        )
+    run_ids: list[str] = []
+    for number, group in enumerate(adjacent(sorted(set(ranges)), names)):
+        only = RangesAlone(group, planned=planned and not number)
+        run_ids.append(_run("migrate", migration, path, only=only, fresh=fresh and not number))
+    made = current(session)
+    pending = pending_ranges(session, made)
+    values: dict[str, Any] = {
+        "migration": migration.name,
+        "run_ids": run_ids,
+        "plan_id": made.plan_id,
+        "ranges": [_range_row(session, made, name) for name in sorted(set(ranges))],
+        "pending_ranges": pending,
+        "passed": False,
+    }
+    if not pending:
+        values["run_ids"].append(_run("validate", migration, path))
+        values |= _report(session, "validate")
+    if json:
+        output.print_json(values)
+        return
+    found = {f"Range {row['range']}": f"{row['keys']:,} keys, {row['records']:,} records" for row in values["ranges"]}
+    output.rows(f"Migration {migration.name}", found)
+    if pending:
+        output.say(
+            f"\nNot validated: {len(pending):,} of {len(made.ranges):,} key ranges are pending: {', '.join(pending)}. "
+            "To move them all: agui-migrate run"
+        )
+        return
+    print_result(migration, session, values)
+
+
+def _has_plan(session: Session) -> bool:
+    try:
+        current(session)
+    except StagingError:
+        return False
+    return True
+
+
+def _range_row(session: Session, made: Plan, name: str) -> dict[str, Any]:
+    key_range = made.range(name)
+    entry = session.ledger.last("import", plan_id=made.plan_id, unit=name)
+    return {
+        "range": name,
+        "from": _key_text(key_range.lower),
+        "below": _key_text(key_range.upper),
+        "keys": key_range.keys,
+        "weight": key_range.weight,
+        "records": entry.outputs["records"] if entry else 0,
+    }
+
+
+def _key_text(key: bytes | None) -> str | None:
+    return None if key is None else key.decode("utf-8", "backslashreplace")
 
 
 def revalidate(

@@ -49,7 +49,16 @@ def _run(migration: spec.Migration, path: str | None, **options: Any) -> None:
     try:
         with Session.open(migration).exclusive(), output.progress() as listener:
             debug = bool(os.environ.get("AGUI_DEBUG"))
-            execute("plan", migration, listener, run_id=str(uuid4()), file=path, debug=debug, propose=True, **options)
+            execute(
+                "assess_and_plan",
+                migration,
+                listener,
+                run_id=str(uuid4()),
+                file=path,
+                debug=debug,
+                propose=True,
+                **options,
+            )
     except MigrationError as error:
         error.data["migration"] = migration.name
         raise

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -28,6 +28,15 @@ _LOCAL: Final = "telemetry: {enabled: false}\nstorage: {sqlite: {base_dir: stora
 """Of an instance that writes nowhere but in its own folder, whatever that of the user is configured to do."""
 
 
+@dataclasses.dataclass(frozen=True)
+class RangesAlone:
+    """Some key ranges that follow each other, to be moved without the others, and without a validation."""
+
+    names: Sequence[str]
+    planned: bool
+    """Whether a plan is made for them."""
+
+
 def execute(
     job: str,
     migration: spec.Migration,
@@ -41,9 +50,13 @@ def execute(
     seed: int | None = None,
     propose: bool = False,
     rehearse: bool = True,
+    only: RangesAlone | None = None,
     debug: bool = False,
 ) -> None:
-    """Run a job over all key ranges, as the run `run_id`. Raises the phase's own `MigrationError`, or KeyboardInterrupt."""
+    """Run a job over all key ranges, or those of `only`, as the run `run_id`.
+
+    Raises the phase's own `MigrationError`, or KeyboardInterrupt.
+    """
     if file:
         os.environ[spec.FILE_VARIABLE] = file  # the partitions are those of this file
     worker.warm()  # every job runs expectation suites
@@ -53,13 +66,14 @@ def execute(
         from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError
 
         from agui_pipelines.automation import command_line
-        from agui_pipelines.definitions import defs
+        from agui_pipelines.automation.jobs import ranges_alone
+        from agui_pipelines.definitions import defs, job_of
         from agui_pipelines.phases.expect import recorded_refusal
         from agui_pipelines.phases.session import Session
         from agui_pipelines.resources import MigrationRun
         from assets.partitions import KEY_RANGES
 
-        names = KEY_RANGES.get_partition_keys()
+        names = only.names if only else KEY_RANGES.get_partition_keys()
         run = MigrationRun(
             migration,
             dry_run=dry_run,
@@ -81,10 +95,11 @@ def execute(
         with storage_told_of(home), open_instance(home) as instance:
             command_line.conclude_dead_runs(instance, migration.name)
             try:
-                defs.resolve_job_def(job).execute_in_process(
+                chosen = job_of(run, ranges_alone(planned=only.planned)) if only else defs.resolve_job_def(job)
+                chosen.execute_in_process(
                     run_id=run_id,
                     instance=instance,
-                    resources={"migration": run},
+                    resources=None if only else {"migration": run},
                     run_config={"loggers": {"console": {"config": {"log_level": "DEBUG" if debug else "CRITICAL"}}}},
                     tags=tags,
                 )

@@ -8,7 +8,7 @@ killed does one batch of each range that was worked on again, at most.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -88,7 +88,8 @@ class ImportReport:
 def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport:
     """Import the named key ranges, which must have been staged.
 
-    What the target holds under their ids is backed up first, unless `backup.before_import` is false. Raises
+    What the target holds under their ids is backed up first, unless `backup.before_import` is false. While the plan is open,
+    what was imported is not imported again, unless nothing else is asked for. Raises
     `RejectLimitError`, `LossError`, `CollisionError`, `LockedError` or `BackupError`, and `StagingError` for a damaged segment,
     before anything is written.
     """
@@ -113,7 +114,7 @@ def _import(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     meter = session.meter(PHASE, total=sum(s.manifest.records for s in snapshots.values()))
     with session.target() as target:
         retried(session, meter, target.prepare)
-    resumable = is_open(session.ledger, plan.plan_id)
+    resumable = is_open(session.ledger, plan.plan_id) and not _is_repair(session, plan, snapshots)
     reports: dict[str, RangeImport] = {}
     lock = threading.Lock()
 
@@ -160,6 +161,12 @@ def _require_importable_once(session: Session, plan: Plan) -> None:
     require_importable(session, readers)
     if session.run_id:
         session.ledger.record(Entry(_ADMITTED, plan.plan_id, basis=basis, outputs={"run_id": session.run_id}))
+
+
+def _is_repair(session: Session, plan: Plan, snapshots: Mapping[str, SnapshotReader]) -> bool:
+    """Whether somebody has chosen nothing but key ranges that were imported before: then it is to be done again."""
+    chosen_alone = len(snapshots) < len(plan.ranges)
+    return chosen_alone and all(imported(session, plan, snapshot) for snapshot in snapshots.values())
 
 
 def imported(session: Session, plan: Plan, snapshot: SnapshotReader) -> Entry | None:

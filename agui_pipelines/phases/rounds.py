@@ -148,6 +148,13 @@ def forget(session: Session, round_id: str, *, keeping_scan: bool = False) -> No
         remove_spool(session.workspace, listing_id(named))
 
 
+def require_started(session: Session) -> None:
+    """Raises `RefusedError` if there is nothing that a round could start from."""
+    current = cursors.current_cursor(session)
+    if _base(session, current) is None and current is None:
+        raise _nothing_proven(session)
+
+
 def starting_point(session: Session, server: str) -> Cursor:
     """The cursor to start from: the current one, or a first one of the last import that was proven.
 

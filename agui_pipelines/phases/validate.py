@@ -269,14 +269,19 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
     return report
 
 
-def _require_imported(session: Session, plan: Plan) -> Sequence[SnapshotReader]:
+def pending_ranges(session: Session, plan: Plan) -> list[str]:
+    """The key ranges of a plan that are still to be imported (or, of one that only proves, staged) before it is validated."""
     snapshots, proves = staged_ranges(session, plan), plan.purpose == "verify"
-    pending = [
+    return [
         r.name
         for r in plan.ranges
         if r.name not in snapshots or not (proves or imported(session, plan, snapshots[r.name]))
     ]
-    if pending:
+
+
+def _require_imported(session: Session, plan: Plan) -> Sequence[SnapshotReader]:
+    snapshots, proves = staged_ranges(session, plan), plan.purpose == "verify"
+    if pending := pending_ranges(session, plan):
         raise StagingError(
             f"The key ranges {', '.join(pending)} have not been {'staged' if proves else 'imported'}.",
             why="A partly migrated set cannot be proven complete.",

@@ -81,7 +81,7 @@ def test_a_block_of_the_place_ends_a_run_before_anything_is_planned_or_written(l
 def test_a_plan_that_is_taken_up_later_is_looked_at_again_before_anything_is_exported(launcher):
     with EmbeddedRedis(settings={"maxmemory": "50mb"}) as server, redis.Redis.from_url(server.url) as client:
         moving = launcher.but(target={"type": "redis", "connection_url": server.url})
-        moving.run("plan")
+        moving.run("assess_and_plan")
         assert looked(moving) == ["migrate"]
         client.config_set("maxmemory-policy", "allkeys-lru")
         with pytest.raises(dg.Failure, match="target_eviction"):

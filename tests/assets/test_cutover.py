@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dagster as dg
 import pytest
 import yaml
 
@@ -39,12 +40,18 @@ def ledger(launcher):
 
 
 @pytest.mark.long
-def test_a_cutover_is_refused_and_carried_out_and_taken_back_from_the_ui(launcher, cut_over):
+def test_a_cutover_is_refused_and_carried_out_and_taken_back_from_the_ui(launcher, cut_over, instance):
     refused = cut_over()
     assert not refused.success
     assert not is_live(ledger(launcher))
 
-    assert cut_over(source_is_stopped=True, max_window="10m").success
+    for name in ("", "another"):
+        assert not cut_over(confirm=name, source_is_stopped=True).success
+        assert not is_live(ledger(launcher))
+
+    assert cut_over(confirm="launched", source_is_stopped=True, max_window="10m").success
+    [told] = instance.fetch_materializations(dg.AssetKey("live_side"), limit=10).records
+    assert told.asset_materialization.metadata["live"].value == "target"
     assert is_live(ledger(launcher))
-    assert cut_over(back=True, source_is_stopped=True).success
+    assert cut_over(confirm="launched", back=True, source_is_stopped=True).success
     assert not is_live(ledger(launcher))

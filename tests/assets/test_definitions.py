@@ -15,17 +15,28 @@ from assets.declared import declared
 from tests.partitions import RANGES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-GRAPH = {
-    "source_assessment": set(),
-    "migration_plan": {"source_assessment"},
-    "exported_snapshot": {"migration_plan"},
-    "staged_snapshot": {"exported_snapshot"},
-    "source_backup": set(),
-    "target_backup": {"staged_snapshot"},
-    "target_states": {"staged_snapshot", "target_backup"},
-    "validation_report": {"target_states"},
-    "import_preview": {"staged_snapshot"},
+GROUPS = {
+    "assess": {"source_system": set(), "source_assessment": {"source_system"}},
+    "prepare": {
+        "target_store": set(),
+        "migration_plan": {"source_assessment", "target_store"},
+        "source_backup": {"source_system"},
+        "target_backup": {"staged_snapshot", "target_store"},
+        "import_preview": {"staged_snapshot"},
+    },
+    "move": {
+        "exported_snapshot": {"migration_plan", "source_system"},
+        "staged_snapshot": {"exported_snapshot"},
+        "target_states": {"staged_snapshot", "target_backup"},
+    },
+    "prove": {"validation_report": {"target_states"}},
+    "go_live": {"synced_target": {"source_system", "validation_report"}, "live_side": {"synced_target"}},
+    "retire": {"source_archive": {"live_side"}},
 }
+"""Every asset, by group, with what it depends on."""
+GRAPH = {name: needs for group in GROUPS.values() for name, needs in group.items()}
+PLACES = {"source_system", "target_store", "synced_target", "live_side", "source_archive"}
+"""What nobody can materialize: the ends, and what the jobs of the last phases tell of."""
 RANGED = ["exported_snapshot", "staged_snapshot", "target_backup", "target_states"]
 
 
@@ -34,8 +45,17 @@ def specs():
 
 
 def test_the_graph_of_assets():
-    found = {name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs().items()}
-    assert found == GRAPH
+    found: dict[str, dict[str, set[str]]] = {}
+    for name, spec_ in specs().items():
+        needs = {dep.asset_key.to_user_string() for dep in spec_.deps}
+        found.setdefault(spec_.group_name or "", {})[name] = needs
+    assert found == GROUPS
+
+
+def test_what_destroys_or_switches_is_never_reached_by_materializing_all():
+    graph = defs.resolve_asset_graph()
+    assert {key.to_user_string() for key in graph.materializable_asset_keys} == GRAPH.keys() - PLACES
+    assert {key.to_user_string() for key in graph.external_asset_keys} == PLACES
 
 
 @pytest.mark.parametrize("name", GRAPH)
@@ -43,10 +63,9 @@ def test_every_asset_says_what_it_is(name):
     asset = specs()[name]
     assert asset.description
     assert len(asset.description) > 40
-    assert asset.group_name in {"assess", "prepare", "move", "prove"}
     assert asset.kinds
-    assert asset.owners
-    assert asset.code_version
+    assert list(asset.owners) == ["team:platform"]
+    assert asset.code_version or name in PLACES
 
 
 @pytest.mark.parametrize("name", GRAPH)
@@ -68,7 +87,7 @@ def test_all_ranges_are_backfilled_in_one_run(name):
 def test_the_jobs_that_people_launch():
     jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
     assert jobs.keys() == {
-        *("plan", "migrate", "dry_run", "validate"),
+        *("assess_and_plan", "migrate", "dry_run", "validate"),
         *("rollback", "sync", "cutover", "decommission"),
     }
     assert all(job.description for job in jobs.values())
@@ -77,8 +96,8 @@ def test_the_jobs_that_people_launch():
 @pytest.mark.parametrize(
     ("job", "assets"),
     [
-        ("migrate", GRAPH.keys() - {"import_preview", "source_backup"}),
-        ("plan", {"source_assessment", "migration_plan"}),
+        ("migrate", GRAPH.keys() - PLACES - {"import_preview", "source_backup"}),
+        ("assess_and_plan", {"source_assessment", "migration_plan"}),
         ("dry_run", {"source_assessment", "migration_plan", "exported_snapshot", "staged_snapshot", "import_preview"}),
         ("validate", {"validation_report"}),
     ],
@@ -114,6 +133,25 @@ def test_the_launchpad_is_small():
     fields = defs.resolve_job_def("migrate").run_config_schema.config_type.fields["resources"].config_type.fields
     config = fields["migration"].config_type.fields["config"].config_type
     assert set(config.fields) == {"migration_file", "dry_run", "fresh", "rehearse"}
+
+
+@pytest.mark.parametrize(
+    "job", ["assess_and_plan", "dry_run", "migrate", "validate", "sync", "cutover", "rollback", "decommission"]
+)
+def test_what_the_launchpad_opens_with_is_valid_as_it_stands(job):
+    found = defs.resolve_job_def(job)
+    ranged = found.partitioned_config
+    opened = ranged.get_run_config_for_partition_key(RANGES[0]) if ranged else found.run_config
+    assert opened
+    assert opened["resources"]["migration"]["config"]["migration_file"] == ""
+    assert dg.validate_run_config(found, opened)
+
+
+@pytest.mark.parametrize("op", ["target_states", "target_backup", "target_sync", "target_cutover", "target_rollback"])
+def test_who_writes_to_the_target_waits_in_its_queue(op):
+    jobs = [job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")]
+    nodes = {node.name: node for job in jobs for node in job.nodes}
+    assert nodes[op].definition.pool == "target"
 
 
 @pytest.mark.long  # `.ci/check` does so too

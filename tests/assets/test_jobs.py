@@ -77,6 +77,17 @@ def test_one_run_materializes_every_range_and_proves_the_result(launcher, moved)
     assert launcher.run("validate").success
 
 
+def test_a_dry_run_of_the_migration_checks_everything_and_writes_nothing(launcher, moved):
+    result = launcher.launch("migrate", dry_run=True)
+
+    assert result.success
+    assert moved() is None
+    done = {e.asset_key.to_user_string() for e in result.get_asset_materialization_events()}
+    assert done == {"source_assessment", "migration_plan", "exported_snapshot", "staged_snapshot"}
+    assert launcher.launch("migrate").success
+    assert len(moved()) == 100
+
+
 def test_two_ranges_alone_leave_the_others_and_cannot_be_proven(launcher, moved):
     assert launcher.launch(assets=["migration_plan"]).success
     assert launcher.launch(ranges=("01", "02"), assets=RANGED).success

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dagster as dg
 import pytest
 
 from tests.integration.conftest import Move
@@ -26,6 +27,18 @@ def test_a_run_of_the_job_syncs_and_tells_its_figures(launcher, legacy, moved):
     [event] = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
     told = {name: value.value for name, value in event.step_output_data.metadata.items()}
     assert (told["updated"], told["deleted"], told["checked"]) == (1, 1, 99)
+    [shown] = launcher.instance.fetch_materializations(dg.AssetKey("synced_target"), limit=10).records
+    assert shown.asset_materialization.metadata["lag_seconds"].value == told["lag_seconds"]
+
+
+@pytest.mark.parametrize("job", ["sync", "rollback", "validate"])
+def test_a_job_without_a_dry_run_says_so_instead_of_doing_it(launcher, legacy, moved, job):
+    result = launcher.launch(job, dry_run=True)
+
+    assert not result.success
+    said = " ".join(str(event.event_specific_data) for event in result.all_events if event.is_failure)
+    assert f"The job {job} has no dry run." in said
+    assert moved() is None
 
 
 @pytest.mark.long

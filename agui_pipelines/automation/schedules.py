@@ -1,0 +1,57 @@
+"""What runs by itself. Each schedule is off until somebody switches it on, and is of the default migration file.
+
+A tick that would be in the way of somebody, or have nothing to do, is skipped, and says why.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from agui_pipelines import spec
+from agui_pipelines.automation.jobs import sync_job
+from agui_pipelines.errors import MigrationError
+from agui_pipelines.phases.rounds import require_started
+from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.steps import require_source_live
+from assets import declared
+
+_UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+@dg.schedule(
+    job=sync_job,
+    name="incremental_sync",
+    cron_schedule=declared.SCHEDULES.sync,
+    execution_timezone=declared.SCHEDULES.time_zone,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+)
+def incremental_sync(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Brings what has changed at the source to the target (schedules.sync in the migration file).
+
+    Skipped while a sync or another run goes on, before the first import was validated, and after a cutover.
+    """
+    under_way = context.instance.get_runs(dg.RunsFilter(job_name=sync_job.name, statuses=_UNDER_WAY), limit=1)
+    if under_way:
+        return dg.SkipReason(f"The sync {under_way[0].run_id} has not ended yet.")
+    try:
+        _require_due(Session.open(spec.load()))
+    except MigrationError as error:
+        return dg.SkipReason(str(error))
+    return dg.RunRequest()
+
+
+def _require_due(session: Session) -> None:
+    """Raises `RefusedError` where a sync would be refused, `LockedError` where it would be in somebody's way."""
+    require_source_live(session.ledger)
+    require_started(session)
+    with session.exclusive():
+        pass
+
+
+SCHEDULES = [incremental_sync]

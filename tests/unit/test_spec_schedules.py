@@ -1,0 +1,49 @@
+"""When schedules come: cron lines and time zones of the migration file."""
+
+from __future__ import annotations
+
+import pytest
+
+from agui_pipelines import spec
+from agui_pipelines.errors import SpecError
+
+
+def parsed(**schedules):
+    text = {"name": "m", "source": {"type": "redis_keys"}, "target": {"type": "file"}, "schedules": schedules}
+    return spec.parse(text).schedules
+
+
+@pytest.mark.parametrize(
+    "line", ["*/15 * * * *", "0 3 * * mon-fri", "5,35 8-18/2 1 jan *", "0 0 * * 7", "  0  0 1 */3 * "]
+)
+def test_cron_lines(line):
+    assert parsed(sync=line).sync == " ".join(line.split())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("sync", "* * * *", "has 4 fields"),
+        ("sync", "60 * * * *", "'60' is no minute of a cron line"),
+        ("sync", "*/0 * * * *", "is no minute"),
+        ("sync", "0 18-8 * * *", "'18-8' is no hour"),
+        ("verify", "0 3 * * someday", "'someday' is no day of week"),
+        ("time_zone", "Mars/Olympus", "no time zone of the IANA database"),
+        ("max_lag", 900, "has no unit"),
+        ("max_lag", "0s", "greater than 0"),
+        ("every", "5m", "unknown key 'every'"),
+    ],
+)
+def test_what_is_no_time_is_refused(key, value, problem):
+    with pytest.raises(SpecError, match=problem):
+        parsed(**{key: value})
+
+
+def test_whose_it_is():
+    text = {"name": "m", "source": {"type": "redis_keys"}, "target": {"type": "file"}}
+    made = spec.parse({**text, "owners": ["team:data", "ann@example.com"], "tags": {"cost-center": "42"}})
+    assert (made.owners, made.tags) == (("team:data", "ann@example.com"), {"cost-center": "42"})
+    with pytest.raises(SpecError, match="owners"):
+        spec.parse({**text, "owners": ["ann"]})
+    with pytest.raises(SpecError, match="tags"):
+        spec.parse({**text, "tags": {"a b": "c"}})
