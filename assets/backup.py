@@ -1,5 +1,7 @@
 """Backup: what source and target hold, sealed and read back, so that it can be put back exactly."""
 
+import time
+
 import dagster as dg
 
 from agui_pipelines.phases.backup import create
@@ -20,7 +22,9 @@ def source_backup(
     before a source is switched off. A foreign system has its own backups.
     """
     with migration.session(context) as session:
-        return dg.MaterializeResult(metadata=metadata.of_backups([create(session, "source")]))
+        began = time.monotonic()
+        made = create(session, "source")
+        return dg.MaterializeResult(metadata=metadata.of_backups([made], time.monotonic() - began))
 
 
 @dg.asset(
@@ -40,5 +44,9 @@ def target_backup(
     A rollback puts it back and removes what was not there. Made once for each plan, before its first write.
     """
     with migration.planned(context) as (session, plan):
+        began = time.monotonic()
         made = back_up(session, plan, context.partition_keys)
-        return dg.MaterializeResult(metadata={"plan_id": plan.plan_id, **metadata.of_backups(made)})
+        told = metadata.of_backups(made, time.monotonic() - began)
+        for name in context.partition_keys:
+            context.add_asset_metadata(metadata.of_bounds(plan.range(name)), partition_key=name)
+        return dg.MaterializeResult(metadata={"plan_id": plan.plan_id, **told})
