@@ -1,5 +1,6 @@
 """Backup: what source and target hold, sealed and read back, so that it can be put back exactly."""
 
+import time
 from collections.abc import Iterator
 
 import dagster as dg
@@ -24,7 +25,9 @@ def source_backup(
     before a source is switched off. A foreign system has its own backups.
     """
     with migration.session(context) as session:
-        return dg.MaterializeResult(metadata=metadata.of_backups([create(session, "source")]))
+        began = time.monotonic()
+        made = create(session, "source")
+        return dg.MaterializeResult(metadata=metadata.of_backups([made], time.monotonic() - began))
 
 
 @dg.asset(
@@ -51,5 +54,9 @@ def target_backup(
         context.log.info("A dry run: nothing is written. What an import would do is told by the job dry_run.")
         return
     with migration.planned(context) as (session, plan):
+        began = time.monotonic()
         made = back_up(session, plan, context.partition_keys)
-        yield dg.MaterializeResult(metadata={"plan_id": plan.plan_id, **metadata.of_backups(made)})
+        told = metadata.of_backups(made, time.monotonic() - began)
+        for name in context.partition_keys:
+            context.add_asset_metadata(metadata.of_bounds(plan.range(name)), partition_key=name)
+        yield dg.MaterializeResult(metadata={"plan_id": plan.plan_id, **told})

@@ -33,4 +33,7 @@ def target_states(
     with migration.planned(context) as (session, plan):
         require_source_live(session.ledger)
         report = import_(session, plan, context.partition_keys)
+        for each in report.ranges:
+            planned = plan.range(each.range)
+            context.add_asset_metadata(metadata.of_imported_range(each, planned), partition_key=each.range)
         return dg.MaterializeResult(metadata=metadata.of_import(report))

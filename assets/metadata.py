@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import dagster as dg
 
-from agui_pipelines.expectations.runner import SuiteReport
+from agui_pipelines.keyspace import KeyRange
 from agui_pipelines.phases.backup import Backup
+from agui_pipelines.phases.comparison import KindComparison
 from agui_pipelines.phases.cutover_report import CutoverReport
 from agui_pipelines.phases.decommission import DecommissionReport, Outlook
 from agui_pipelines.phases.export import RangeReport, SnapshotReport
-from agui_pipelines.phases.import_ import ImportReport
-from agui_pipelines.phases.markdown import markdown
+from agui_pipelines.phases.import_ import ImportReport, RangeImport
+from agui_pipelines.phases.markdown import losses, markdown
+from agui_pipelines.phases.markdown import table as markdown_table
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.preflight import Preflight
 from agui_pipelines.phases.preview import PreviewReport
 from agui_pipelines.phases.sync import SyncReport
 from agui_pipelines.phases.validate import ValidationReport
+from agui_pipelines.records import DIGESTED, Kind
 from agui_pipelines.resources import REPORTS_ON
+from agui_pipelines.spec import redacted
+from agui_pipelines.staging import Workspace
 
 Metadata = dict[str, Any]
+
+IDS: Final = 100
+"""Ids that a table names of each finding; the reports in the workspace name more."""
+
+_COLUMNS: Final = {
+    "state_id": "The state that it is, or belongs to.",
+    "version_id": "A version's own id; of a snapshot, the version that it was made of.",
+    "snapshot_id": "A snapshot's own id.",
+    "data": "The document: JSON, as the bytes that the source holds or the transforms made.",
+    "delta": "What leads from the parent's document to this one: JSON Patch.",
+    "metadata": "What the application keeps beside the document, as JSON text.",
+    "parent_id": "The version before; empty for the first.",
+    "extra": "Members that the format does not know, as one JSON object.",
+    "timestamp": "When it was made, as the store has it.",
+    "created_at": "RFC 3339; null where it is not known.",
+    "updated_at": "RFC 3339; null where it is not known.",
+    "expires_at": "When the state goes by itself; null for never.",
+    "raw_digest": "xxh3_128 of the document's bytes.",
+    "canonical": "xxh3_128 of the document's value, or of a whole version or snapshot.",
+    "spelling": "The same with numbers as they are spelled; null where that is equal.",
+    "traits": "What sets the document apart, as bits.",
+    "size": "Bytes of the document.",
+}
+
+_DIFFERENT: Final = ("missing", "corrupted", "extra", "untimely", "misdated")
 
 
 def of_assessment(found: Preflight) -> Metadata:
@@ -42,17 +72,14 @@ def of_assessment(found: Preflight) -> Metadata:
         "largest_bytes": sizes["maximum"],
         "sampled_states": cost["records"],
         "seconds": cost["seconds"],
-        "checks": _table(rows),
+        "checks": table(rows),
         "assessment": dg.MetadataValue.json(values),
     }
 
 
 def of_plan(plan: Plan, document: Mapping[str, Any] | None = None) -> Metadata:
-    """`document`: that of the plan, if it has one."""
-    rows = [
-        {"range": r.name, "keys": r.keys, "weight": r.weight, "from": _text(r.lower), "below": _text(r.upper)}
-        for r in plan.ranges
-    ]
+    """`document`: that of the plan, if it has one; the plan is shown in short if not."""
+    rows = [{"range": r.name, "keys": r.keys, "weight": r.weight, **_bounds(r)} for r in plan.ranges]
     return {
         "plan_id": plan.plan_id,
         "resumed": plan.resumed,
@@ -60,47 +87,84 @@ def of_plan(plan: Plan, document: Mapping[str, Any] | None = None) -> Metadata:
         "source": f"{plan.source} ({plan.source_server})",
         "target": f"{plan.target} ({plan.target_server})",
         "migration_context": plan.context_id,
-        "key_ranges": _table(rows),
-        "route": _table([{"property": name, "verdict": verdict} for name, verdict in plan.route.items()]),
-        **({"plan": dg.MetadataValue.md(markdown(document))} if document else {}),
+        "key_ranges": table(rows),
+        "route": table([{"property": name, "verdict": verdict} for name, verdict in plan.route.items()]),
+        "plan": dg.MetadataValue.md(markdown(document) if document else _plan_in_short(plan, rows)),
     }
 
 
+def _plan_in_short(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> str:
+    ranges = [tuple(map(str, row.values())) for row in rows]
+    return "\n\n".join(
+        (
+            f"# Migration plan {plan.plan_id}",
+            f"{plan.keys:,} keys in {len(plan.ranges)} ranges. The job `plan` makes a document with a timeline and risks.",
+            markdown_table(("range", "keys", "weight", "from", "below"), ranges),
+            markdown_table(("property", "on this route"), plan.route.items()),
+        )
+    )
+
+
 def of_snapshot(report: SnapshotReport) -> Metadata:
+    others = [kind for kind in (Kind.VERSION, Kind.SNAPSHOT) if any(r.records.get(kind) for r in report.ranges)]
     return {
         "plan_id": report.plan_id,
         "dagster/row_count": report.records,
+        "dagster/column_schema": _columns(Kind.STATE),
+        **{f"{kind}_columns": dg.MetadataValue.table_schema(_columns(kind)) for kind in others},
         "bytes": report.bytes,
         "records_per_second": round(report.rate),
         "seconds": round(report.seconds, 3),
         "rejects": report.rejects,
         "vanished_keys": report.vanished,
-        "snapshots": _table([_snapshot_row(r) for r in report.ranges]),
+        "snapshots": table([_snapshot_row(r) for r in report.ranges]),
     }
 
 
-def of_range(report: RangeReport) -> Metadata:
+def of_range(report: RangeReport, planned: KeyRange) -> Metadata:
     return {
         "snapshot_id": report.snapshot_id,
         "range_records": sum(report.records.values()),
         "range_bytes": report.bytes,
         "range_rejects": report.rejects,
         "resumed": report.resumed,
+        **of_bounds(planned),
     }
 
 
-def of_backups(made: Sequence[Backup]) -> Metadata:
+def of_imported_range(report: RangeImport, planned: KeyRange) -> Metadata:
+    return {
+        "snapshot_id": report.snapshot_id,
+        "range_records": report.records,
+        "range_bytes": report.bytes,
+        "range_inserted": report.inserted,
+        "range_updated": report.updated,
+        "range_unchanged": report.unchanged,
+        "resumed": report.resumed,
+        **of_bounds(planned),
+    }
+
+
+def of_bounds(planned: KeyRange) -> Metadata:
+    """Which ids of the source a range has, how many, and what they weigh: bytes where the source tells them, else 1 each."""
+    bounds = {f"range_{name}": bound for name, bound in _bounds(planned).items()}
+    return {**bounds, "range_ids": planned.keys, "range_weight": planned.weight}
+
+
+def of_backups(made: Sequence[Backup], seconds: float) -> Metadata:
+    """`seconds`: how long it took to make or to find them."""
     return {
         "dagster/row_count": sum(sum(backup.records.values()) for backup in made),
         "bytes": sum(backup.bytes for backup in made),
-        "backups": _table(
+        "seconds": round(seconds, 3),
+        "backups": table(
             [{"backup_id": b.backup_id, "of": b.place, "made": b.created_at, **b.records} for b in made],
         ),
     }
 
 
 def of_import(report: ImportReport) -> Metadata:
-    written = report.written
+    written, shown = report.written, ("range", "snapshot_id", "records", "inserted", "updated", "unchanged", "resumed")
     return {
         "plan_id": report.plan_id,
         "dagster/row_count": report.records,
@@ -110,6 +174,7 @@ def of_import(report: ImportReport) -> Metadata:
         "inserted": written.inserted,
         "updated": written.updated,
         "unchanged": written.unchanged,
+        "ranges": table([{name: getattr(each, name) for name in shown} for each in report.ranges]),
     }
 
 
@@ -120,18 +185,30 @@ def of_validation(report: ValidationReport) -> Metadata:
         "proven": report.proven,
         "sample": values["sample"]["ids"] if values["sample"] else "none: everything was compared",
         "plan_id": report.plan_id,
+        "snapshot_ids": ", ".join(report.snapshot_ids),
         **report.figures,
+        "rejects": report.rejected,
+        "vanished_keys": report.vanished,
+        "bytes": report.bytes,
         "seconds": values["seconds"],
         "records_per_second": values["records_per_second"],
+        "comparison": table([_compared_row(kind, found) for kind, found in report.kinds.items()]),
+        "findings": table(_findings(report)),
+        "expectations": table([_suite_row(suite) for suite in report.expectations]),
         "loss_ledger": _losses(report.loss_ledger),
         "report": dg.MetadataValue.json(values),
     }
 
 
 def of_preview(report: PreviewReport) -> Metadata:
+    figures = {name: getattr(report, name) for name in ("insert", "overwrite", "unchanged", "untouched")}
     return {
         "plan_id": report.plan_id,
         "seconds": round(report.seconds, 3),
+        **{f"{name}_records": sum(of_kind.values()) for name, of_kind in figures.items()},
+        "records": table([{"kind": str(kind), **{name: figures[name][kind] for name in figures}} for kind in Kind]),
+        "overwritten_states": ", ".join(report.overwritten_states.ids[:IDS]) or "none",
+        "expectations": table([_suite_row(suite) for suite in report.expectations]),
         "loss_ledger": _losses(report.loss_ledger),
         "preview": dg.MetadataValue.json(report.to_dict()),
     }
@@ -140,7 +217,7 @@ def of_preview(report: PreviewReport) -> Metadata:
 def of_sync(report: SyncReport) -> Metadata:
     conflicts = [{"record": name} for name in report.conflicts.ids]
     numbers = {name: value for name, value in report.to_dict().items() if not isinstance(value, list)}
-    return {**numbers, **({"conflicts": _table(conflicts)} if conflicts else {})}
+    return {**numbers, **({"conflicts": table(conflicts)} if conflicts else {})}
 
 
 def of_cutover(report: CutoverReport) -> Metadata:
@@ -168,7 +245,7 @@ def of_decommission(report: DecommissionReport) -> Metadata:
         "archive_id": report.archive_id,
         "archived_records": sum(report.archived.values()),
         "seconds": round(report.seconds, 3),
-        "left_records": _table([{"record": name} for name in report.left.ids]),
+        "left_records": table([{"record": name} for name in report.left.ids]),
     }
 
 
@@ -178,7 +255,7 @@ def of_outlook(found: Outlook) -> Metadata:
         "ready": found.ready,
         "ids": found.ids,
         "records": sum(found.records.values()),
-        "checks": _table(rows),
+        "checks": table(rows),
     }
 
 
@@ -187,41 +264,46 @@ def reports_on(place: dg.AssetSpec) -> dict[str, str]:
     return {REPORTS_ON: place.key.to_user_string()}
 
 
-def of_suites(reports: Sequence[SuiteReport]) -> dg.AssetCheckResult:
-    """A stage's suites as the outcome of one check; a critical expectation that failed makes it an error.
+def link(workspace: Workspace, name: str) -> Metadata:
+    """What leads to a report that lies in the workspace, as everything that is told of it does."""
+    where = str(workspace.path(name))
+    return {
+        "report_file": dg.MetadataValue.path(where) if workspace.is_local else dg.MetadataValue.url(redacted(where))
+    }
 
-    None are run on a sample, which is no outcome to rely on.
-    """
-    if not reports:
-        return dg.AssetCheckResult(
-            passed=False, severity=dg.AssetCheckSeverity.WARN, description="Not looked at, as a sample was compared."
-        )
-    failed = [(report.suite, expectation) for report in reports for expectation in report.failed]
+
+def _compared_row(kind: str, found: KindComparison) -> dict[str, Any]:
+    counts = {name: getattr(found, name) for name in ("total", "migrated", "normalised", "expired")}
+    return {"kind": kind, **counts, **{name: getattr(found, name).count for name in _DIFFERENT}}
+
+
+def _findings(report: ValidationReport) -> list[dict[str, Any]]:
+    """What was found that is not as it was staged, whether it counts or not, with the first ids."""
+    named = [(kind, name, getattr(found, name)) for kind, found in report.kinds.items() for name in _DIFFERENT]
+    named += [("history", finding, names) for finding, names in report.integrity.target.items()]
     rows = [
-        {
-            "suite": suite,
-            "expectation": e.type,
-            "column": e.column,
-            "frame": e.frame,
-            "severity": e.severity,
-            "unexpected": e.unexpected,
-            "ids": ", ".join(e.failing_ids),
-            "detail": e.detail,
-        }
-        for suite, e in failed
+        {"of": of, "finding": finding.replace("_", " "), "records": names.count, "ids": ", ".join(names.ids[:IDS])}
+        for of, finding, names in named
+        if names.count
     ]
-    passed = all(report.passed for report in reports)
-    return dg.AssetCheckResult(
-        passed=not failed,
-        severity=dg.AssetCheckSeverity.WARN if passed else dg.AssetCheckSeverity.ERROR,
-        metadata={
-            "suites": ", ".join(report.suite for report in reports),
-            "rows": max(report.rows for report in reports),
-            "expectations": sum(len(report.expectations) for report in reports),
-            "failed_expectations": len(failed),
-            **({"failures": _table(rows)} if rows else {}),
-        },
-    )
+    if report.error_count:
+        told = "; ".join(report.errors[:IDS])
+        rows.append({"of": "target", "finding": "unreadable", "records": report.error_count, "ids": told})
+    return rows
+
+
+def _suite_row(suite: Mapping[str, Any]) -> dict[str, Any]:
+    failures = suite["failures"]
+    return {
+        "stage": suite["stage"],
+        "suite": suite["suite"],
+        "passed": suite["passed"],
+        "rows": suite["rows"],
+        "expectations": suite["expectations"],
+        "failed": len(failures),
+        "what": "; ".join(each["message"] for each in failures),
+        "ids": ", ".join([id_ for each in failures for id_ in each["failing_ids"]][:IDS]),
+    }
 
 
 def _snapshot_row(report: RangeReport) -> dict[str, Any]:
@@ -236,13 +318,31 @@ def _snapshot_row(report: RangeReport) -> dict[str, Any]:
 
 
 def _losses(ledger: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
-    shown = ("property", "carries", "verdict", "present", "kept", "encoded", "lost")
-    return _table([{**{k: row[k] for k in shown}, "examples": ", ".join(row["examples"])} for row in ledger])
+    return dg.MetadataValue.md(losses(ledger)) if ledger else dg.MetadataValue.text("none")
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
+def _columns(kind: Kind) -> dg.TableSchema:
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                field.name, str(field.type), _COLUMNS[field.name], dg.TableColumnConstraints(nullable=field.nullable)
+            )
+            for field in DIGESTED[kind]
+        ]
+    )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows]) if rows else dg.MetadataValue.text("none")
 
 
-def _text(key: bytes | None) -> str:
-    return "" if key is None else key.decode("utf-8", "backslashreplace")
+def _bounds(planned: KeyRange) -> dict[str, str]:
+    """From which id of the source on a range goes, and below which; the first and the last have no end."""
+    return {
+        "from": "(the first)" if planned.lower is None else _text(planned.lower),
+        "below": "(no end)" if planned.upper is None else _text(planned.upper),
+    }
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "backslashreplace")

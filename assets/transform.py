@@ -30,5 +30,5 @@ def staged_snapshot(
     with migration.planned(context) as (session, plan):
         report = transform(session, plan, context.partition_keys)
         for each in report.ranges:
-            context.add_asset_metadata(metadata.of_range(each), partition_key=each.range)
+            context.add_asset_metadata(metadata.of_range(each, plan.range(each.range)), partition_key=each.range)
         return dg.MaterializeResult(metadata=metadata.of_snapshot(report))

@@ -1,17 +1,16 @@
 """Validate: proof that the target holds what was staged."""
 
 from collections.abc import Iterator
-from typing import Final
 
 import dagster as dg
 
-from agui_pipelines.phases.validate import require_passed, validate
+from agui_pipelines.expectations.suites import Stage
+from agui_pipelines.phases.performance import measure
+from agui_pipelines.phases.validate import report_name, require_passed, validate
 from agui_pipelines.resources import MigrationRun
-from assets import metadata
+from assets import checks, metadata, outcomes
 from assets.declared import OWNERS, TAGS, TARGET_KIND
 from assets.import_ import target_states
-
-LOADED: Final = "loaded_expectations"
 
 
 @dg.asset(
@@ -21,15 +20,7 @@ LOADED: Final = "loaded_expectations"
     owners=OWNERS,
     tags=TAGS,
     deps=[dg.AssetDep(target_states, partition_mapping=dg.AllPartitionMapping())],
-    check_specs=[
-        dg.AssetCheckSpec(
-            LOADED,
-            asset="validation_report",
-            blocking=True,
-            description="The suite `loaded`, and the migration's own: all that was staged was compared, nothing is missing, "
-            "digests are equal.",
-        )
-    ],
+    check_specs=checks.LOADED,
 )
 def validation_report(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]
@@ -41,6 +32,11 @@ def validation_report(
     """
     with migration.planned(context) as (session, plan):
         report = validate(session, plan, sample=migration.sample, seed=migration.seed)
-        yield metadata.of_suites(report.loaded)  # told even if the validation then fails
+        sampled = report.sample is not None
+        link = metadata.link(session.workspace, report_name(plan.plan_id, sampled=sampled))
+        suites = checks.by_check(Stage.LOADED, session.migration.expectations, report.loaded, checks.LOADED)
+        yield from outcomes.of_validation(report, link)  # told even if the validation then fails
+        yield from outcomes.of_suites(suites, sampled=sampled)
+        yield outcomes.of_performance(() if sampled else measure(session, plan, report), sampled=sampled)
         require_passed(report)
-        yield dg.MaterializeResult(metadata=metadata.of_validation(report))
+        yield dg.MaterializeResult(metadata={**metadata.of_validation(report), **link})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -18,7 +19,42 @@ from agui_pipelines.ports import Store
 from agui_pipelines.records import SCHEMAS, Kind, Reject, id_columns
 from agui_pipelines.staging import SnapshotReader
 
+NAMED: Final = 1000
+"""Rejects that are named, at most; all of them are in the snapshots."""
+
 _SLOTS: Final = pa.schema([pa.field("slot", pa.string()), pa.field("id", pa.string())])
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """What was rejected on the way to staged snapshots."""
+
+    count: int
+    allowed: int
+    """See `limits.max_rejects`."""
+    reasons: dict[str, int]
+    """How many for each reason, the most frequent first."""
+    first: tuple[Reject, ...]
+    """Up to `NAMED` of them."""
+
+    @property
+    def within_limit(self) -> bool:
+        return self.count <= self.allowed
+
+    def require_within_limit(self) -> None:
+        """Raise `RejectLimitError`, which names what was rejected, if that is more than is allowed."""
+        if self.within_limit:
+            return
+        kinds = ", ".join(f"{number:,} {reason}" for reason, number in self.reasons.items())
+        raise RejectLimitError(
+            f"{self.count:,} record{'s were' if self.count != 1 else ' was'} rejected ({kinds}): "
+            f"{named([r.name for r in self.first])}. {self.first[0].detail}",
+            why=f"The migration allows {self.allowed:,}; importing would leave them behind.",
+            remedy="Their raw bytes are kept in the snapshots' rejects. Mend them at the source, or set limits.max_rejects "
+            "to accept the loss, and run again.",
+            rejected=self.count,
+            rejects=[{"id": r.name, "kind": str(r.kind), "reason": r.reason, "detail": r.detail} for r in self.first],
+        )
 
 
 def rejects(session: Session, snapshots: Iterable[SnapshotReader]) -> Iterator[Reject]:
@@ -36,35 +72,22 @@ def require_importable(session: Session, snapshots: Iterable[SnapshotReader]) ->
     `CollisionError` for ids that fall together.
     """
     readers = list(snapshots)
-    _require_few_rejects(session, readers)
+    set_aside(session, readers).require_within_limit()
     _require_accepted_losses(session, readers)
     if any(reader.manifest.transform != "identity" for reader in readers):
         require_distinct_ids(readers)
     _require_own_slots(session, readers)
 
 
-def _require_few_rejects(session: Session, readers: list[SnapshotReader]) -> None:
-    allowed = session.migration.limits.max_rejects
+def set_aside(session: Session, snapshots: Iterable[SnapshotReader]) -> SetAside:
+    """What was rejected on the way to these staged snapshots, beside what the migration allows."""
     found: list[Reject] = []
     reasons: Counter[str] = Counter()
-    count = 0
-    for reject in rejects(session, readers):
-        count += 1
+    for reject in rejects(session, snapshots):
         reasons[reject.reason] += 1
-        if len(found) < 1000:  # noqa: PLR2004 - enough to name; all of them are in the snapshots
+        if len(found) < NAMED:
             found.append(reject)
-    if count <= allowed:
-        return
-    kinds = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
-    raise RejectLimitError(
-        f"{count:,} record{'s were' if count != 1 else ' was'} rejected ({kinds}): {named([r.name for r in found])}. "
-        f"{found[0].detail}",
-        why=f"The migration allows {allowed:,}; importing would leave them behind.",
-        remedy="Their raw bytes are kept in the snapshots' rejects. Mend them at the source, or set limits.max_rejects to "
-        "accept the loss, and run again.",
-        rejected=count,
-        rejects=[{"id": r.name, "kind": str(r.kind), "reason": r.reason, "detail": r.detail} for r in found],
-    )
+    return SetAside(reasons.total(), session.migration.limits.max_rejects, dict(reasons.most_common()), tuple(found))
 
 
 def _require_accepted_losses(session: Session, readers: list[SnapshotReader]) -> None:

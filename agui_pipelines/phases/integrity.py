@@ -19,7 +19,8 @@ from agui_pipelines.staging import SnapshotReader
 ORPHANS: Final = "histories_without_state"
 """Versions and snapshots whose state is not there, as the format leaves them behind when a state is deleted."""
 
-_LINKS: Final = {"versions_without_parent": Kind.VERSION, "snapshots_without_version": Kind.SNAPSHOT}
+LINKS: Final = {"versions_without_parent": Kind.VERSION, "snapshots_without_version": Kind.SNAPSHOT}
+"""What records name: findings, each with the kind of the records that name something which is not there."""
 
 _LINKED: Final = """
     SELECT $finding AS finding, r.id, r.other, r.link FROM {records} r
@@ -50,7 +51,7 @@ class Integrity:
     @property
     def holds(self) -> bool:
         """Nothing that was whole when it was staged names a version which is missing in the target."""
-        return all(self.target[finding].count == 0 for finding in _LINKS if finding in self.target)
+        return all(self.target[finding].count == 0 for finding in LINKS if finding in self.target)
 
     def to_dict(self) -> dict[str, Any]:
         def public(found: dict[str, Names]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def examine(
         return Integrity(unpaired=unpaired)
     for table, records, side in (("broken", "expected", "expected"), ("broken_here", _MOVED, "actual")):
         comparison.query(f"CREATE TABLE {table} (finding VARCHAR, id VARCHAR, other VARCHAR, link VARCHAR)")
-        for finding, kind in _LINKS.items():
+        for finding, kind in LINKS.items():
             linked = _LINKED.format(records=records, side=side)
             comparison.query(f"INSERT INTO {table} {linked}", finding=finding, kind=kind)
         stateless = _STATELESS.format(records=records, side=side)
@@ -96,7 +97,7 @@ def examine(
 
 def _found(comparison: Comparison, table: str) -> dict[str, Names]:
     query = f"SELECT id, other FROM {table} WHERE finding = $finding"  # noqa: S608 - one of two names
-    return {finding: comparison.names(query, finding=finding) for finding in (*_LINKS, ORPHANS)}
+    return {finding: comparison.names(query, finding=finding) for finding in (*LINKS, ORPHANS)}
 
 
 def _forget_left_behind(session: Session, comparison: Comparison, staged: Iterable[SnapshotReader]) -> int:

@@ -1,4 +1,4 @@
-"""The document of a plan as Markdown, from its plain values alone."""
+"""The document of a plan, and what a route keeps, as Markdown, from their plain values alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def markdown(values: Mapping[str, Any]) -> str:
     blocks = [
         f"# Migration plan {values['plan_id']}",
         f"Migration `{values['migration']}`, planned {values['made_at']}.",
-        _table(
+        table(
             ("", ""),
             [
                 ("from", f"{_code(source['place'])}, {source['server']}"),
@@ -48,11 +48,11 @@ def markdown(values: Mapping[str, Any]) -> str:
         "## Timeline",
         *_timeline(values["timeline"]),
         "## Resources",
-        _table(("", ""), _resources(values["resources"])),
+        table(("", ""), _resources(values["resources"])),
         "## Risks",
         "\n".join(f"- {row['risk']} *{row['mitigation']}*" for row in values["risks"]),
         "## What this route keeps",
-        _table(("property", "verdict", "accepted", "in the sample"), map(_loss, values["loss_ledger"])),
+        table(("property", "verdict", "accepted", "in the sample"), map(_loss, values["loss_ledger"])),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -80,7 +80,7 @@ def _timeline(values: Mapping[str, Any]) -> list[str]:
     rows.append((TITLES[TOTAL], *_span(values[TOTAL])))
     keys = ", ".join(f"{each['keys']:,}" for each in values["rehearsal"]["rounds"])
     return [
-        _table(("phase", "seconds from", "to", "expected"), rows),
+        table(("phase", "seconds from", "to", "expected"), rows),
         f"Measured by moving samples of {keys} keys through the whole pipeline into a scratch place beside the target.",
     ]
 
@@ -121,10 +121,32 @@ def _loss(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
     )
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown. Whatever a cell holds, it stays one."""
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
     return "\n".join(lines)
+
+
+def losses(ledger: Iterable[Mapping[str, Any]]) -> str:
+    """A loss ledger (see `losses.table`), of what was staged, for people."""
+    counts, what = ("present", "kept", "encoded", "lost"), {**MEANING, **FORM}
+    rows = [
+        (
+            f"{row['property']}: {what[row['property']]}" if row["verdict"] != "kept" else row["property"],
+            row["carries"],
+            row["verdict"],
+            *(f"{row[name]:,}" for name in counts),
+            {None: "", True: "yes", False: "**no**"}[row["accepted"]],
+            ", ".join(map(_code, row["examples"])),
+        )
+        for row in ledger
+    ]
+    return table(("property", "carries", "verdict", *counts, "accepted", "for example"), rows)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").splitlines())
 
 
 def _code(text: str) -> str:

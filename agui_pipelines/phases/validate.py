@@ -93,12 +93,19 @@ class ValidationReport:
         Records of the target's own (extra), or unreadable ones, are another's, unless the migration is known to have brought
         them (strays); so are deviations that the source has too.
         """
-        if self.strays is not None and self.strays.count:
-            return False
-        complete = all(k.missing.count == 0 and k.corrupted.count == 0 for k in self.kinds.values())
+        return self.complete and self.equal and self.integrity.holds and all(suite.passed for suite in self.loaded)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is missing, and nothing is there that the migration brought once and the source has no more."""
+        return not (self.strays and self.strays.count) and all(k.missing.count == 0 for k in self.kinds.values())
+
+    @property
+    def equal(self) -> bool:
+        """No document is another by its digest, and no time another, unless it is accepted that times are lost."""
         timely = self.expiry_accepted or self.kinds[Kind.STATE].untimely.count == 0
         dated = self.timestamps_accepted or self.kinds[Kind.STATE].misdated.count == 0
-        return complete and timely and dated and self.integrity.holds and all(suite.passed for suite in self.loaded)
+        return timely and dated and all(k.corrupted.count == 0 for k in self.kinds.values())
 
     @property
     def proven(self) -> bool:

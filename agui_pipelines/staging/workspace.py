@@ -47,6 +47,11 @@ class Workspace:
         return redacted(str(self.root))
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return self._local
+
+    @property
     def exists(self) -> bool:
         with _own_errors(self.root):
             return bool(self.root.exists())

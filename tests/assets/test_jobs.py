@@ -28,7 +28,7 @@ def materialized(result, asset):
 
 def checked(result, stage):
     """The outcome of a stage's expectations: passed, severity, and a row for each that failed."""
-    [evaluation] = [e for e in result.get_asset_check_evaluations() if e.check_name == f"{stage}_expectations"]
+    [evaluation] = [e for e in result.get_asset_check_evaluations() if e.check_name == stage]
     failures = evaluation.metadata.get("failures")
     rows = [record.data for record in failures.records] if isinstance(failures, dg.TableMetadataValue) else []
     return evaluation.passed, evaluation.severity, rows
