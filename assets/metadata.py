@@ -19,6 +19,7 @@ from agui_pipelines.phases.markdown import table as markdown_table
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.preflight import Preflight
 from agui_pipelines.phases.preview import PreviewReport
+from agui_pipelines.phases.spot_check import SpotCheck
 from agui_pipelines.phases.sync import SyncReport
 from agui_pipelines.phases.validate import ValidationReport
 from agui_pipelines.records import DIGESTED, Kind
@@ -218,6 +219,15 @@ def of_sync(report: SyncReport) -> Metadata:
     conflicts = [{"record": name} for name in report.conflicts.ids]
     numbers = {name: value for name, value in report.to_dict().items() if not isinstance(value, list)}
     return {**numbers, **({"conflicts": table(conflicts)} if conflicts else {})}
+
+
+def of_spot_check(report: SpotCheck) -> Metadata:
+    rows = [
+        {"finding": name.replace("_", " "), "records": names.count, "ids": ", ".join(names.ids[:IDS])}
+        for name, names in report.findings.items()
+    ]
+    values = {name: value for name, value in report.to_dict().items() if not isinstance(value, dict)}
+    return {**values, "ids": len(report.sample.ids), "of_ids": report.sample.of, "found": table(rows)}
 
 
 def of_cutover(report: CutoverReport) -> Metadata:

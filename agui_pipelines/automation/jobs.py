@@ -13,7 +13,7 @@ from agui_pipelines.resources import MIGRATE, PLAN
 from assets.assess import source_assessment
 from assets.backup import target_backup
 from assets.cutover import target_cutover
-from assets.declared import TAGS
+from assets.declared import SCHEDULES, TAGS
 from assets.decommission import source_decommission
 from assets.export import exported_snapshot
 from assets.import_ import target_states
@@ -23,6 +23,7 @@ from assets.rollback import target_rollback
 from assets.sync import target_sync
 from assets.transform import staged_snapshot
 from assets.validate import validation_report
+from assets.verify import target_sample
 
 DRY_RUN: Final = "dry_run"
 VALIDATE: Final = "validate"
@@ -103,6 +104,17 @@ def sync_job() -> None:
     target_sync()
 
 
+@dg.job(
+    name="verify_sample",
+    executor_def=dg.in_process_executor,
+    config=_config("target_sample", {"sample": SCHEDULES.sample}),
+    tags=TAGS,
+)
+def verify_sample_job() -> None:
+    """Compare a random sample of the target with what the import and the syncs after it have left there."""
+    target_sample()
+
+
 def ranges_alone(*, planned: bool) -> dg.UnresolvedAssetJobDefinition:
     """The job `migrate` without its validation, and without its plan unless one is to be made."""
     ranged = dg.AssetSelection.assets(exported_snapshot, staged_snapshot, target_backup, target_states)
@@ -142,6 +154,7 @@ def jobs() -> list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition]:
             tags=TAGS,
         ),
         sync_job,
+        verify_sample_job,
         cutover_job,
         rollback_job,
         decommission_job,

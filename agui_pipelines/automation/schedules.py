@@ -8,7 +8,7 @@ from __future__ import annotations
 import dagster as dg
 
 from agui_pipelines import spec
-from agui_pipelines.automation.jobs import sync_job
+from agui_pipelines.automation.jobs import sync_job, verify_sample_job
 from agui_pipelines.errors import MigrationError
 from agui_pipelines.phases.rounds import require_started
 from agui_pipelines.phases.session import Session
@@ -36,9 +36,28 @@ def incremental_sync(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | d
 
     Skipped while a sync or another run goes on, before the first import was validated, and after a cutover.
     """
-    under_way = context.instance.get_runs(dg.RunsFilter(job_name=sync_job.name, statuses=_UNDER_WAY), limit=1)
+    return _due(context, sync_job)
+
+
+@dg.schedule(
+    job=verify_sample_job,
+    name="verify_sample_nightly",
+    cron_schedule=declared.SCHEDULES.verify,
+    execution_timezone=declared.SCHEDULES.time_zone,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+)
+def verify_sample_nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Compares a sample of the target with what was left there (schedules.verify and .sample in the migration file).
+
+    Skipped while somebody writes to the target, before the first import was validated, and after a cutover.
+    """
+    return _due(context, verify_sample_job)
+
+
+def _due(context: dg.ScheduleEvaluationContext, job: dg.JobDefinition) -> dg.RunRequest | dg.SkipReason:
+    under_way = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=_UNDER_WAY), limit=1)
     if under_way:
-        return dg.SkipReason(f"The sync {under_way[0].run_id} has not ended yet.")
+        return dg.SkipReason(f"The run {under_way[0].run_id} of {job.name} has not ended yet.")
     try:
         _require_due(Session.open(spec.load()))
     except MigrationError as error:
@@ -47,11 +66,11 @@ def incremental_sync(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | d
 
 
 def _require_due(session: Session) -> None:
-    """Raises `RefusedError` where a sync would be refused, `LockedError` where it would be in somebody's way."""
+    """Raises `RefusedError` where a run would be refused, `LockedError` where it would be in somebody's way."""
     require_source_live(session.ledger)
     require_started(session)
     with session.exclusive():
         pass
 
 
-SCHEDULES = [incremental_sync]
+SCHEDULES = [incremental_sync, verify_sample_nightly]

@@ -31,7 +31,7 @@ from agui_pipelines.phases.observation import Names
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.recheck import Recheck, SourceChanges, changed_at_source, look_again
 from agui_pipelines.phases.replay import Replay, replay
-from agui_pipelines.phases.sample import Sample, choose
+from agui_pipelines.phases.sample import Sample, choose, staged_ids
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.strays import strays
 from agui_pipelines.phases.timeline import side_by_side
@@ -219,7 +219,7 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
     )
     staged = _require_imported(session, plan)
     manifests = [snapshot.manifest for snapshot in staged]
-    chosen = choose(staged, sample, seed) if sample else None
+    chosen = choose(staged_ids(staged), sample, seed) if sample else None
     compares_expiry = plan.route.get("expiry") == "kept"
     meter = session.meter(
         SAMPLE_PHASE if chosen else PHASE, total=None if chosen else sum(m.records for m in manifests)

@@ -88,7 +88,7 @@ def test_the_jobs_that_people_launch():
     jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
     assert jobs.keys() == {
         *("assess_and_plan", "migrate", "dry_run", "validate"),
-        *("rollback", "sync", "cutover", "decommission"),
+        *("rollback", "sync", "verify_sample", "cutover", "decommission"),
     }
     assert all(job.description for job in jobs.values())
 
@@ -141,7 +141,18 @@ def test_the_launchpad_is_small():
 
 
 @pytest.mark.parametrize(
-    "job", ["assess_and_plan", "dry_run", "migrate", "validate", "sync", "cutover", "rollback", "decommission"]
+    "job",
+    [
+        "assess_and_plan",
+        "dry_run",
+        "migrate",
+        "validate",
+        "sync",
+        "verify_sample",
+        "cutover",
+        "rollback",
+        "decommission",
+    ],
 )
 def test_what_the_launchpad_opens_with_is_valid_as_it_stands(job):
     found = defs.resolve_job_def(job)

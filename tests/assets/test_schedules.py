@@ -53,7 +53,7 @@ def test_ticks_are_skipped_with_the_reason_until_one_is_due(launcher, instance, 
         assert "The migration 'another' (process " in tick()
 
     run = instance.create_run_for_job(dg.job(name="sync")(lambda: None), status=dg.DagsterRunStatus.STARTED)
-    assert tick() == f"The sync {run.run_id} has not ended yet."
+    assert tick() == f"The run {run.run_id} of sync has not ended yet."
     instance.delete_run(run.run_id)
 
     session.ledger.record(Entry(CUTOVER, "plan", "cutover", outputs={"live": "target", "outcome": "done"}))

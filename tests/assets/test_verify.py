@@ -1,0 +1,42 @@
+"""The job `verify_sample`: finds what has become of the target since it was written."""
+
+from __future__ import annotations
+
+import dagster as dg
+import psycopg
+
+from agui_pipelines.phases.sync import sync
+from tests.integration.conftest import Move
+
+
+def told(launcher):
+    """What the newest run says of its sample."""
+    [newest] = launcher.instance.fetch_observations(dg.AssetKey("target_store"), limit=1).records
+    found = newest.asset_observation.metadata
+    return {name: value if name == "found" else value.value for name, value in found.items()}
+
+
+def test_a_sample_is_as_the_import_and_the_syncs_have_left_it_until_somebody_writes(launcher, legacy, target):
+    move = Move(launcher.text, launcher.folder)
+    assert not launcher.launch("verify_sample").success  # nothing was imported
+
+    move.run()
+    result = launcher.launch("verify_sample")
+    assert result.success
+    assert (told(launcher)["passed"], told(launcher)["ids"], told(launcher)["of_ids"]) == (True, 100, 100)
+
+    legacy.set("session:001", '{"number": 1000}')
+    legacy.delete("session:002")
+    sync(move.session())
+    result = launcher.launch("verify_sample")
+    assert result.success
+    assert told(launcher)["ids"] == 99
+
+    with psycopg.connect(target["connection_url"]) as connection:
+        connection.execute("UPDATE ag_states SET data = '{}' WHERE state_id = '003'")
+        connection.execute("DELETE FROM ag_states WHERE state_id = '004'")
+    result = launcher.launch("verify_sample")
+    assert not result.success
+    found = told(launcher)
+    assert (found["passed"], found["missing_states_count"], found["corrupted_states_count"]) == (False, 1, 1)
+    assert {row.data["ids"] for row in found["found"].records} == {"003", "004"}
