@@ -15,7 +15,7 @@ import pytest
 from agui_pipelines import spec
 from agui_pipelines.errors import SpecError, StoreError
 from agui_pipelines.ledger import Entry
-from agui_pipelines.phases.notify import WAITING, notified, notify, settle
+from agui_pipelines.phases.notify import notified, notify, settle
 from agui_pipelines.phases.session import Session
 
 PATH = "/services/hunter2-hunter2"
@@ -251,17 +251,20 @@ def test_one_that_answers_bit_by_bit_is_given_up_all_the_same(opened):
     assert "took longer than 0.5 seconds" in problem
 
 
-def test_nobody_waits_for_one_that_does_not_keep_up(hook, opened):
+def test_nobody_waits_for_one_that_does_not_keep_up(hook, opened, monkeypatch):
+    monkeypatch.setattr(
+        "agui_pipelines.phases.notify.WAITING", 20
+    )  # so that a busy machine has told all of them in time
     hook.hold.clear()
     session = opened({"webhook": hook.url, "timeout": "60s"})
 
-    for _ in range(WAITING + 2):
+    for _ in range(22):
         notify(session, "start", "export")
 
     assert any("does not keep up" in note for note in opened.notes)
     hook.hold.set()
     assert settle() == []
-    assert len(hook.got) in (WAITING, WAITING + 1)
+    assert len(hook.got) in (20, 21)
 
 
 def test_secrets_are_struck_from_what_is_told(hook, opened, monkeypatch):
