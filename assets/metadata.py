@@ -58,7 +58,15 @@ _DIFFERENT: Final = ("missing", "corrupted", "extra", "untimely", "misdated")
 def of_assessment(found: Preflight) -> Metadata:
     values = found.public
     rows = [
-        {"check": c.name, "verdict": c.verdict, "of": c.of, "reason": c.reason, "remedy": c.remedy, "records": c.count}
+        {
+            "check": c.name,
+            "verdict": c.verdict,
+            "of": c.of,
+            "reason": c.reason,
+            "remedy": c.remedy,
+            "records": c.count,
+            "ids": ", ".join(c.ids[:IDS]),
+        }
         for c in found.checks
     ]
     sizes, cost = values["sizes"], values["cost"]
@@ -99,7 +107,7 @@ def _plan_in_short(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n\n".join(
         (
             f"# Migration plan {plan.plan_id}",
-            f"{plan.keys:,} keys in {len(plan.ranges)} ranges. The job `plan` makes a document with a timeline and risks.",
+            f"{plan.keys:,} keys in {len(plan.ranges)} ranges. `agui-migrate plan`, or its job, makes a document.",
             markdown_table(("range", "keys", "weight", "from", "below"), ranges),
             markdown_table(("property", "on this route"), plan.route.items()),
         )
