@@ -282,12 +282,10 @@ def reports_on(place: dg.AssetSpec) -> dict[str, str]:
     return {REPORTS_ON: place.key.to_user_string()}
 
 
-def link(workspace: Workspace, name: str) -> Metadata:
-    """What leads to a report that lies in the workspace, as everything that is told of it does."""
+def link(workspace: Workspace, name: str, called: str = "report_file") -> Metadata:
+    """What leads to a file of the workspace that people read."""
     where = str(workspace.path(name))
-    return {
-        "report_file": dg.MetadataValue.path(where) if workspace.is_local else dg.MetadataValue.url(redacted(where))
-    }
+    return {called: dg.MetadataValue.path(where) if workspace.is_local else dg.MetadataValue.url(redacted(where))}
 
 
 def _compared_row(kind: str, found: KindComparison) -> dict[str, Any]:

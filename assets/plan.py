@@ -4,7 +4,7 @@ import dagster as dg
 
 from agui_pipelines.phases.plan import plan
 from agui_pipelines.phases.proposal import propose
-from agui_pipelines.phases.timeline import document
+from agui_pipelines.phases.timeline import document, document_name
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
 from assets.assess import source_assessment
@@ -27,11 +27,12 @@ def migration_plan(
     """The source's keys, sorted on disk and cut into key ranges of equal weight.
 
     Both ends are connected to and checked first. An interrupted run's plan is taken up again unless `fresh` is set. The job
-    `plan` also rehearses it on samples, and writes what it found as a document, which is shown here.
+    `assess_and_plan` also rehearses it on samples, and writes what it found as a document, which is shown here.
     """
     with migration.cut_into(len(KEY_RANGES.get_partition_keys())).session(context) as session:
         made = plan(session, purpose=migration.purpose, fresh=migration.fresh)
         written = document(session.workspace, made.plan_id)
         if migration.propose:
             written = propose(session, made, rehearsing=migration.rehearse, start_up=migration.start_up)
-        return dg.MaterializeResult(metadata=metadata.of_plan(made, written))
+        link = metadata.link(session.workspace, document_name(made.plan_id, "md"), "plan_file") if written else {}
+        return dg.MaterializeResult(metadata={**metadata.of_plan(made, written), **link})

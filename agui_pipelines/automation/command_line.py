@@ -36,9 +36,17 @@ def is_of_command_line(run: dg.DagsterRun) -> bool:
     return run.tags.get(_RUN) == run.run_id
 
 
-def conclude_dead_runs(instance: dg.DagsterInstance, migration: str) -> None:
-    """Mark runs of a migration whose command was killed as failed; Dagster watches only runs that it launched itself."""
-    here = {_MIGRATION: migration, _HOST: platform.node()}
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=here)):
-        if is_of_command_line(run) and not exists(int(run.tags[_PROCESS]), run.tags[_STARTED]):
-            instance.report_run_failed(run, "The process that ran it was killed. Run the migration again to resume.")
+def conclude_dead_runs(instance: dg.DagsterInstance, migration: str = "") -> list[str]:
+    """Mark runs (of a migration, if one is given) whose command was killed on this machine as failed; their ids.
+
+    Dagster watches only runs that it launched itself. Others wait in the queue for as long as one seems to go on.
+    """
+    here = {_HOST: platform.node(), **({_MIGRATION: migration} if migration else {})}
+    dead = [
+        run
+        for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=here))
+        if is_of_command_line(run) and not exists(int(run.tags[_PROCESS]), run.tags[_STARTED])
+    ]
+    for run in dead:
+        instance.report_run_failed(run, "The process that ran it was killed. Run the migration again to resume.")
+    return [run.run_id for run in dead]

@@ -1,6 +1,6 @@
-"""What reacts to runs: one that failed or was cancelled after it had begun to import is taken back.
+"""What reacts to runs: one that failed or was cancelled after it had begun to import is taken back, a dead one concluded.
 
-Runs of the command line are not looked at: it does that itself, and leaves an interrupted run to be resumed.
+Runs of the command line are not taken back here: it does that itself, and leaves an interrupted run to be resumed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Final
 import dagster as dg
 
 from agui_pipelines import spec
-from agui_pipelines.automation.command_line import is_of_command_line
+from agui_pipelines.automation.command_line import conclude_dead_runs, is_of_command_line
 from agui_pipelines.automation.jobs import AFTER_RUN, ATTEMPT, rollback_job
 from agui_pipelines.errors import LockedError
 from agui_pipelines.ledger import Ledger
@@ -91,4 +91,11 @@ def rollback_after_cancellation(context: dg.RunStatusSensorContext) -> dg.RunReq
     return _request(context)
 
 
-SENSORS = [rollback_after_failure, rollback_after_cancellation]
+@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def killed_command_lines(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Marks runs of the command line whose process was killed as failed, so that nobody waits in the queue for them."""
+    dead = conclude_dead_runs(context.instance)
+    return dg.SkipReason(f"Marked as failed: {', '.join(dead)}." if dead else "No command that ran one was killed.")
+
+
+SENSORS = [rollback_after_failure, rollback_after_cancellation, killed_command_lines]

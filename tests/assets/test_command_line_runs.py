@@ -12,7 +12,7 @@ import pytest
 from dagster._core.utils import make_new_run_id
 
 from agui_pipelines.automation import command_line
-from agui_pipelines.automation.sensors import rollback_after_failure
+from agui_pipelines.automation.sensors import killed_command_lines, rollback_after_failure
 from tests.assets.test_rollback import SPOILED, asked, rolled_back
 
 STARTED, FAILED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
@@ -65,6 +65,23 @@ def test_a_run_that_the_ui_repeats_is_not_concluded_with_the_one_before(begun):
 def test_runs_of_other_migrations_are_let_be(begun):
     run_id = make_new_run_id()
     assert begun({**tags_of_dead_process(run_id), "agui/migration": "another"}, run_id) is STARTED
+
+
+def test_a_sensor_concludes_those_of_all_migrations(tmp_path):
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
+        dg.build_sensor_context(instance=instance) as context,
+    ):
+        assert "No command" in killed_command_lines.evaluate_tick(context).skip_message
+        dead, going = make_new_run_id(), make_new_run_id()
+        for run_id, tags in ((dead, tags_of_dead_process(dead)), (going, command_line.tags("moved", going))):
+            instance.add_run(dg.DagsterRun(job_name="migrate", run_id=run_id, status=STARTED, tags=tags))
+
+        said = killed_command_lines.evaluate_tick(context).skip_message
+
+        assert said == f"Marked as failed: {dead}."
+        assert instance.get_run_by_id(dead).status is FAILED
+        assert instance.get_run_by_id(going).status is STARTED
 
 
 def test_a_run_that_the_ui_repeats_is_taken_back_when_it_fails_and_a_command_is_not(

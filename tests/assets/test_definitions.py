@@ -171,10 +171,22 @@ def test_who_writes_to_the_target_waits_in_its_queue(op):
 
 
 @pytest.mark.long  # `.ci/check` does so too
-def test_dg_check_defs_passes():
-    command = [Path(sys.executable).with_name("dg"), "check", "defs"]
-    checked = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+@pytest.mark.parametrize(
+    "command", [("dg", "check", "defs"), ("dagster", "definitions", "validate", "-w", "workspace.yaml")], ids=" ".join
+)
+def test_dagsters_own_checks_pass_without_a_warning_of_our_code(command):
+    program = Path(sys.executable).with_name(command[0])
+    checked = subprocess.run([program, *command[1:]], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    said = checked.stdout + checked.stderr
+    assert checked.returncode == 0, said
+    assert "BetaWarning" not in said
+    assert "DeprecationWarning" not in said
+
+
+def test_importing_the_definitions_warns_of_nothing():
+    code = "import agui_pipelines.definitions"
+    said = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=CHECKOUT, capture_output=True, check=False)
+    assert said.returncode == 0, said.stderr
 
 
 def test_without_a_migration_file_there_are_16_ranges(tmp_path, monkeypatch):
