@@ -6,6 +6,7 @@ import json
 
 import dagster as dg
 import psycopg
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -100,6 +101,26 @@ def test_two_ranges_alone_leave_the_others_and_cannot_be_proven(launcher, moved)
     description, _ = failure_of(result, "validation_report")
     assert "00, 03" in description
     assert description.endswith("Import them, then validate.")
+
+
+def test_a_range_that_fails_leaves_the_others_as_they_are(launcher, moved):
+    assert launcher.launch(assets=["migration_plan", "exported_snapshot", "staged_snapshot"]).success
+    [segment] = (launcher.folder / ".agui" / "launched" / "snapshots").glob("staged-01-*/state-*.parquet")
+    damaged, chunks = bytearray(segment.read_bytes()), pq.ParquetFile(segment).metadata.row_group(0)
+    documents = next(c for c in map(chunks.column, range(chunks.num_columns)) if c.path_in_schema == "data")
+    damaged[documents.data_page_offset + documents.total_compressed_size // 2] ^= 1
+    segment.write_bytes(damaged)
+    written = ["target_backup", "target_states"]
+    assert launcher.launch(ranges=("00", "00"), assets=written).success
+    before = moved()
+
+    assert not launcher.launch(ranges=("01", "01"), assets=written).success
+
+    assert moved() == before
+    assert launcher.launch(ranges=("02", "03"), assets=written).success
+    assert len(moved()) > len(before) > 0
+    description, _ = failure_of(launcher.run("validate", check=False), "validation_report")
+    assert "The key ranges 01 have not been imported." in description
 
 
 @pytest.fixture
