@@ -21,6 +21,7 @@ from agui_pipelines.keyspace import (
     MAX_RANGES,
     KeyRange,
     Span,
+    adjacent,
     cut,
     interruptions_told,
     range_names,
@@ -281,3 +282,16 @@ def test_an_interruption_while_duckdb_works_is_raised_as_what_it_is() -> None:
 def test_other_errors_are_not_taken_for_interruptions() -> None:
     with pytest.raises(RuntimeError, match="mine"), interruptions_told():
         raise RuntimeError("mine")
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        ([], []),
+        (["02"], [["02"]]),
+        (["07", "00", "01", "03"], [["00", "01"], ["03"], ["07"]]),
+        (["01", "02", "03"], [["01", "02", "03"]]),
+    ],
+)
+def test_ranges_that_follow_each_other_go_together(names, groups):
+    assert adjacent(names, range_names(8)) == groups
