@@ -52,12 +52,10 @@ def pictured(page: Page, name: str) -> None:
         page.screenshot(path=file)
 
 
-def opened(page: Page, address: str) -> None:
-    """The graph of all assets, with its groups unfolded, as wide as it gets."""
-    page.goto(f"{address}/asset-groups")
+def unfolded(page: Page) -> None:
+    """The graph of all assets, its groups unfolded and the navigation hidden. The browser remembers both."""
     page.get_by_role("button", name="Materialize all").wait_for()
-    if (beside := page.get_by_text("Hide navigation")).is_visible():  # which the UI remembers
-        beside.click()
+    page.get_by_text("Hide navigation").click()
     page.keyboard.press("Alt+e")
     page.get_by_text("validation_report").first.wait_for()
 
@@ -79,12 +77,14 @@ def launched(page: Page, button: str, ranges: str) -> None:
 @pytest.mark.timeout(600)
 def test_a_migration_is_run_by_clicks(page, legacy, written, text, documents, postgres_url, tmp_path):
     with operated(written(text), tmp_path / "home") as ui:
-        opened(page, ui.address)
+        page.goto(f"{ui.address}/asset-groups")
+        unfolded(page)
         launched(page, "Materialize all", "All")
         page.goto(f"{ui.address}/runs")
         expect(page.get_by_text("Success", exact=True)).to_be_visible(timeout=MIGRATED)
         moved = documents()
-        opened(page, ui.address)
+        page.goto(f"{ui.address}/asset-groups")
+        page.get_by_text("validation_report").first.wait_for()
         pictured(page, "graph")
 
         page.goto(f"{ui.address}/assets/validation_report")
