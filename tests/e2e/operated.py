@@ -24,6 +24,8 @@ COMMAND: Final = Path(sys.executable).with_name("agui-migrate")
 ENDED: Final = ("SUCCESS", "FAILURE", "CANCELED")
 FIRST, LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 """Tags by which a run is one of some key ranges."""
+PATIENCE: Final = 300.0
+"""Seconds that anything is awaited: on an idle machine a run takes 15, but it starts a process that imports everything."""
 STOPPED_IN: Final = 60.0
 """Seconds that Dagster is given to end its five processes."""
 
@@ -55,7 +57,7 @@ TICKS = """query ($schedule: ScheduleSelector!) { scheduleOrError(scheduleSelect
 Found = TypeVar("Found")
 
 
-def awaited(what: Callable[[], Found], seconds: float = 120) -> Found:
+def awaited(what: Callable[[], Found], seconds: float = PATIENCE) -> Found:
     """The first true value of a function."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -123,11 +125,11 @@ class Ui:
     def terminate(self, run_id: str) -> None:
         self.ask(TERMINATE, id=run_id)
 
-    def ended(self, run_id: str, seconds: float = 120) -> str:
+    def ended(self, run_id: str, seconds: float = PATIENCE) -> str:
         """How a run ended."""
         return awaited(lambda: status if (status := self.status(run_id)) in ENDED else None, seconds)
 
-    def succeeded(self, run_id: str, seconds: float = 120) -> None:
+    def succeeded(self, run_id: str, seconds: float = PATIENCE) -> None:
         """Returns as soon as a run has succeeded; says what failed otherwise."""
         if (status := self.ended(run_id, seconds)) != "SUCCESS":
             raise AssertionError(f"{status}: {self.failures(run_id)}")
@@ -144,7 +146,7 @@ class Ui:
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
         return str(launched["backfillId"])
 
-    def backfilled(self, backfill: str, seconds: float = 180) -> set[tuple[str, str]]:
+    def backfilled(self, backfill: str, seconds: float = PATIENCE) -> set[tuple[str, str]]:
         """The first and last range of each run of a backfill, as soon as all of it has succeeded."""
 
         def ended() -> dict[str, Any] | None:

@@ -42,9 +42,10 @@ def page():
         browser.close()
 
 
-def pictured(page: Page, name: str) -> None:
-    """Saves a picture of a page if the environment asks for it."""
+def pictured(page: Page, name: str, width: int, height: int) -> None:
+    """Saves a picture of a page, of this size, if the environment asks for it."""
     if folder := os.environ.get("AGUI_SCREENSHOTS"):
+        page.set_viewport_size({"width": width, "height": height})
         page.mouse.move(0, 0)
         page.wait_for_timeout(2_000)  # for what moves into its place
         file = CHECKOUT / Path(folder) / f"{name}.png"
@@ -53,9 +54,10 @@ def pictured(page: Page, name: str) -> None:
 
 
 def unfolded(page: Page) -> None:
-    """The graph of all assets, its groups unfolded and the navigation hidden. The browser remembers both."""
+    """The graph of all assets, its groups unfolded, with nothing beside it. The browser remembers that."""
     page.get_by_role("button", name="Materialize all").wait_for()
     page.get_by_text("Hide navigation").click()
+    page.locator("//input[starts-with(@placeholder, 'Jump to')]/following::button[1]").click()  # hides the list
     page.keyboard.press("Alt+e")
     page.get_by_text("validation_report").first.wait_for()
 
@@ -85,11 +87,11 @@ def test_a_migration_is_run_by_clicks(page, legacy, written, text, documents, po
         moved = documents()
         page.goto(f"{ui.address}/asset-groups")
         page.get_by_text("validation_report").first.wait_for()
-        pictured(page, "graph")
+        pictured(page, "graph", 1500, 560)
 
         page.goto(f"{ui.address}/assets/validation_report")
         expect(page.get_by_text("migrated_states").first).to_be_visible()
-        pictured(page, "validation")
+        pictured(page, "validation", 1300, 1000)
         page.get_by_role("tab", name="Checks").click()
         expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
 
