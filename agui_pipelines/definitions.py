@@ -24,6 +24,7 @@ defs = dg.Definitions(
     schedules=SCHEDULES,
     sensors=SENSORS,
     resources={"migration": MigrationFile()},
+    executor=dg.in_process_executor,  # of what is materialized in the graph and of backfills; jobs name it themselves
 )
 
 

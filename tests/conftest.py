@@ -29,12 +29,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 COUNTED = "random fault runs"
 """Name of the property by which a test says what became of a random run; see `integration/faults`."""
 
+MEASURED = "measured"
+"""Name of the property in which a test says what it has measured, which no test of the default suite asserts."""
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [each for name in ("passed", "failed") for each in terminalreporter.stats.get(name, [])]
     counts = Counter(what for report in reports for name, what in report.user_properties if name == COUNTED)
     if counts:
         terminalreporter.write_line(f"{COUNTED}: {', '.join(f'{n} {what}' for what, n in sorted(counts.items()))}")
+    for what in (what for report in reports for name, what in report.user_properties if name == MEASURED):
+        terminalreporter.write_line(f"{MEASURED}: {what}")
 
 
 @pytest.fixture(scope="session")

@@ -210,3 +210,7 @@ def test_a_wrong_migration_file_does_not_keep_the_definitions_from_loading(tmp_p
     monkeypatch.setenv(spec.FILE_VARIABLE, str(file))
 
     assert declared("ranges") == 16
+
+
+def test_what_is_materialized_in_the_graph_is_one_process_too():
+    assert defs.resolve_implicit_global_asset_job_def().executor_def is dg.in_process_executor
