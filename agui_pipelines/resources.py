@@ -27,6 +27,7 @@ from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import LOCK_LOST, standing
 from agui_pipelines.phases.timeline import Seconds
 from agui_pipelines.progress import Listener, Progress, silent
+from agui_pipelines.run_tags import tag_own_process
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
 
@@ -37,7 +38,7 @@ PLAN: Final = "assess_and_plan"
 REPORTS_ON: Final = "agui/reports_on"
 """Tag of a step that is no asset: the asset on which its progress is shown."""
 
-_WITHOUT_DRY_RUN: Final = ("sync", "rollback", "validate", "verify_sample")
+_WITHOUT_DRY_RUN: Final = (PLAN, "sync", "rollback", "validate", "verify_sample")
 """Jobs that cannot be carried out as a dry run."""
 
 PHASES: Final = {
@@ -144,6 +145,8 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
         All its steps run in one process, in which Dagster makes the resource once.
         """
         run = self.create_resource(context)
+        if context.run is not None and context.instance is not None:
+            tag_own_process(context.instance, context.run, run.migration.name)
         with ExitStack() as stack:
             if _job(context) in (MIGRATE, PLAN) and not self.dry_run:
                 with reported():

@@ -2,14 +2,16 @@
 
 Dagster wants to know all this when the code location is loaded, before there is a run. So it is that of the default migration
 file (see `spec.default_file`), or what holds without one. A missing or broken file is reported by the run that needs it, not
-by loading the definitions. No reference to the environment is resolved.
+by loading the definitions.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+import dagster as dg
 from pydantic import TypeAdapter, ValidationError
 
 from agui_pipelines import spec
@@ -22,29 +24,41 @@ _KINDS: Final = {
     "langgraph": "langchain",
 }
 """What Dagster calls a system, where that is not the type of the source or target."""
+_KIND: Final = re.compile(r"[a-z][a-z0-9_]{0,50}")
 _UNKNOWN: Final = "database"
 
 
 def declared(key: str) -> Any:
     """What the migration file says under a key of its own, or what holds if that is missing or cannot be used."""
     field = spec.Migration.model_fields[key]
-    given = _text().get(key)
-    if given is not None:
-        try:
+    try:
+        given = spec.resolved(_text().get(key), "migration file", (key,))
+        if given is not None:
             return TypeAdapter(field.rebuild_annotation()).validate_python(given)
-        except ValidationError:
-            pass
+    except (SpecError, ValidationError):
+        pass
     return field.get_default(call_default_factory=True)
+
+
+def schedules() -> spec.Schedules:
+    """When the schedules come; as if nothing were said of it where a cron line names a day that never comes."""
+    found: spec.Schedules = declared("schedules")
+    try:
+        for line in (found.sync, found.verify):
+            dg.ScheduleDefinition("possible", cron_schedule=line, execution_timezone=found.time_zone, job_name="any")
+    except dg.DagsterInvalidDefinitionError:
+        return spec.Schedules()
+    return found
 
 
 def kind(of: Literal["source", "target"]) -> str:
     """What Dagster calls the source's or target's system."""
     section = _text().get(of)
     type_ = section.get("type") if isinstance(section, Mapping) else None
-    if not isinstance(type_, str):
+    if not isinstance(type_, str) or not _KIND.fullmatch(type_):
         return _UNKNOWN
     type_ = spec.ALIASES.get(type_, type_)
-    return _KINDS.get(type_, type_) if type_.isidentifier() and type_.islower() else _UNKNOWN
+    return _KINDS.get(type_, type_)
 
 
 def _text() -> Mapping[str, Any]:
@@ -57,6 +71,6 @@ def _text() -> Mapping[str, Any]:
 RANGES: Final[int] = declared("ranges")
 OWNERS: Final[tuple[str, ...]] = declared("owners")
 TAGS: Final[dict[str, str]] = declared("tags")
-SCHEDULES: Final[spec.Schedules] = declared("schedules")
+SCHEDULES: Final = schedules()
 SOURCE_KIND: Final = kind("source")
 TARGET_KIND: Final = kind("target")

@@ -13,6 +13,7 @@ from agui_pipelines.errors import MigrationError
 from agui_pipelines.phases.rounds import require_started
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.steps import require_source_live
+from agui_pipelines.phases.sync import require_two_places
 from assets import declared
 
 _UNDER_WAY = [
@@ -59,7 +60,12 @@ def _due(context: dg.ScheduleEvaluationContext, job: dg.JobDefinition) -> dg.Run
     if under_way:
         return dg.SkipReason(f"The run {under_way[0].run_id} of {job.name} has not ended yet.")
     try:
-        _require_due(Session.open(spec.load()))
+        migration = spec.load()
+        if migration.schedules != declared.SCHEDULES:
+            return dg.SkipReason(
+                "The migration file's schedules are not those that were loaded: reload the code location."
+            )
+        _require_due(Session.open(migration))
     except MigrationError as error:
         return dg.SkipReason(str(error))
     return dg.RunRequest()
@@ -67,6 +73,7 @@ def _due(context: dg.ScheduleEvaluationContext, job: dg.JobDefinition) -> dg.Run
 
 def _require_due(session: Session) -> None:
     """Raises `RefusedError` where a run would be refused, `LockedError` where it would be in somebody's way."""
+    require_two_places(session)
     require_source_live(session.ledger)
     require_started(session)
     with session.exclusive():

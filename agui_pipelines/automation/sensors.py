@@ -10,16 +10,19 @@ from typing import Any, Final
 import dagster as dg
 
 from agui_pipelines import spec
-from agui_pipelines.automation.command_line import conclude_dead_runs, is_of_command_line
 from agui_pipelines.automation.jobs import AFTER_RUN, ATTEMPT, rollback_job
 from agui_pipelines.errors import LockedError
 from agui_pipelines.ledger import Ledger
 from agui_pipelines.phases.rollback import imported_in
+from agui_pipelines.run_tags import conclude_dead_runs, is_of_command_line
 from agui_pipelines.staging import Workspace
 
 ATTEMPTS: Final = 10
 """To undo a run while somebody else writes to the target: at 30 seconds between two looks of a sensor longer than the lock
 of an owner that died lasts, several times over."""
+
+_FIRST: Final = {"dagster/priority": "10"}
+"""Before whatever else waits for the target: once that has imported, nobody can be taken back any more."""
 
 
 def _request(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
@@ -39,7 +42,7 @@ def _request(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReaso
             "ops": {"target_rollback": {"config": {"after_run": run.run_id}}},
             "resources": {"migration": {"config": {"migration_file": file}}},
         },
-        tags={AFTER_RUN: run.run_id},
+        tags={AFTER_RUN: run.run_id, **_FIRST},
     )
 
 
@@ -61,7 +64,7 @@ def _request_again(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.Ski
     return dg.RunRequest(
         run_key=f"rollback-{undone}-{attempt + 1}",
         run_config=run.run_config,
-        tags={AFTER_RUN: undone, ATTEMPT: str(attempt + 1)},
+        tags={AFTER_RUN: undone, ATTEMPT: str(attempt + 1), **_FIRST},
     )
 
 
@@ -92,10 +95,12 @@ def rollback_after_cancellation(context: dg.RunStatusSensorContext) -> dg.RunReq
 
 
 @dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
-def killed_command_lines(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Marks runs of the command line whose process was killed as failed, so that nobody waits in the queue for them."""
+def killed_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Marks runs whose process on this machine was killed as failed, so that nobody waits in the queue for them."""
     dead = conclude_dead_runs(context.instance)
-    return dg.SkipReason(f"Marked as failed: {', '.join(dead)}." if dead else "No command that ran one was killed.")
+    return dg.SkipReason(
+        f"Marked as failed: {', '.join(dead)}." if dead else "No process that executes one was killed."
+    )
 
 
-SENSORS = [rollback_after_failure, rollback_after_cancellation, killed_command_lines]
+SENSORS = [rollback_after_failure, rollback_after_cancellation, killed_runs]

@@ -55,13 +55,13 @@ def migrate_ranges(
 ) -> None:
     """Move some key ranges and print what they hold; with the last one that was pending, the whole is validated.
 
-    The newest plan holds, so that a range is what it was before, unless there is none for this migration file, or `fresh`.
-    Raises `UsageError` for a range that there is not.
+    A plan under which something was exported holds, so that a range is what it was before, unless it is `fresh`. Raises
+    `UsageError` for a range that there is not.
     """
     require_carried_out(migration)
     session = Session.open(migration)
-    planned = fresh or not _has_plan(session)
-    names = range_names(migration.ranges if planned else len(current(session).ranges))
+    plan = None if fresh else _begun_plan(session)
+    names = range_names(len(plan.ranges) if plan else migration.ranges)
     if unknown := sorted(set(ranges).difference(names)):
         raise UsageError(
             f"There is no key range {', '.join(map(repr, unknown))}.",
@@ -69,7 +69,7 @@ def migrate_ranges(
         )
     run_ids: list[str] = []
     for number, group in enumerate(adjacent(sorted(set(ranges)), names)):
-        only = RangesAlone(group, planned=planned and not number)
+        only = RangesAlone(group, planned=plan is None and not number)
         run_ids.append(_run("migrate", migration, path, only=only, fresh=fresh and not number))
     made = current(session)
     pending = pending_ranges(session, made)
@@ -98,12 +98,13 @@ def migrate_ranges(
     print_result(migration, session, values)
 
 
-def _has_plan(session: Session) -> bool:
+def _begun_plan(session: Session) -> Plan | None:
+    """The newest plan, if it is of this migration file, and its listing of the source is what was exported by."""
     try:
-        current(session)
+        found = current(session)
     except StagingError:
-        return False
-    return True
+        return None
+    return found if is_begun(session.ledger, found.plan_id) else None
 
 
 def _range_row(session: Session, made: Plan, name: str) -> dict[str, Any]:

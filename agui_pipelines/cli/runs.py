@@ -65,7 +65,7 @@ def execute(
         import pandas as pd  # noqa: F401 - DuckDB does with its first batch, and it would count as a phase's time
         from dagster._core.errors import DagsterAssetCheckFailedError, DagsterExecutionInterruptedError
 
-        from agui_pipelines.automation import command_line
+        from agui_pipelines import run_tags
         from agui_pipelines.automation.jobs import ranges_alone
         from agui_pipelines.definitions import defs, job_of
         from agui_pipelines.phases.expect import recorded_refusal
@@ -87,13 +87,13 @@ def execute(
         tags = {
             "dagster/asset_partition_range_start": names[0],
             "dagster/asset_partition_range_end": names[-1],
-            **command_line.tags(migration.name, run_id),
+            **run_tags.tags(migration.name, run_id),
         }
         home = dagster_home(migration.workspace_url)
         if propose and rehearse:
             run = dataclasses.replace(run, start_up=_around_steps(home))
         with storage_told_of(home), open_instance(home) as instance:
-            command_line.conclude_dead_runs(instance, migration.name)
+            run_tags.conclude_dead_runs(instance, migration.name)
             try:
                 chosen = job_of(run, ranges_alone(planned=only.planned)) if only else defs.resolve_job_def(job)
                 chosen.execute_in_process(

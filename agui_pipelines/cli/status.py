@@ -9,7 +9,7 @@ from agui_pipelines.cli import output
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import control
 from agui_pipelines.phases.plan import is_open
-from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, VALIDATE, VOIDING, standing
+from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, VALIDATE, standing, still_stands
 from agui_pipelines.phases.steps import PHASE as CUTOVER
 from agui_pipelines.phases.steps import is_live, live_side
 from agui_pipelines.phases.steps import newest as newest_cutover
@@ -62,8 +62,8 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
         return {"migration": name, "state": "not started", "going": going}
     phases = {}
     for phase in ("export", "transform", "import"):
-        since = VOIDING if phase == "import" else ()
-        newest = {e.unit: e.outputs for e in ledger.entries(phase=phase, plan_id=plan.plan_id, since=since)}
+        done = ledger.entries(phase=phase, plan_id=plan.plan_id)
+        newest = {e.unit: e.outputs for e in done if phase != "import" or still_stands(ledger, e, e.basis)}
         records = sum(
             sum(o["records"].values()) if isinstance(o["records"], dict) else o["records"] for o in newest.values()
         )

@@ -232,7 +232,7 @@ def _put_back(session: Session, backup: Backup) -> RestoreReport:
         _require_same_place(backup, store)
         store.prepare()
     begun = RESTORE_BEGUN if backup.of == "target" else SOURCE_RESTORE_BEGUN
-    session.ledger.record(Entry(begun, backup.plan_id, backup.backup_id))
+    session.ledger.record(Entry(begun, backup.plan_id, backup.backup_id, outputs={"covers": list(backup.covers)}))
     # Removed first, so that there is room in a target that is full. A restore that ends here is done again from its beginning.
     removed = Counter(dict.fromkeys(map(str, Kind), 0))
     is_more = _remove_others(session, backup, opened, removed)

@@ -8,7 +8,7 @@ killed does one batch of each range that was worked on again, at most.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -16,7 +16,7 @@ from typing import Final
 import orjson
 from xxhash import xxh3_128
 
-from agui_pipelines.errors import LockLostError, StagingError
+from agui_pipelines.errors import LockLostError, RefusedError, StagingError
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases import in_place, pacing
 from agui_pipelines.phases.admission import require_importable
@@ -28,7 +28,7 @@ from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.readiness import require_ready
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, VOIDING
+from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, still_stands, voids
 from agui_pipelines.phases.transform import staged, staged_ranges
 from agui_pipelines.ports import BATCH_BYTES, Store, Written
 from agui_pipelines.progress import Meter
@@ -89,7 +89,7 @@ def import_(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     """Import the named key ranges, which must have been staged.
 
     What the target holds under their ids is backed up first, unless `backup.before_import` is false. While the plan is open,
-    what was imported is not imported again, unless nothing else is asked for. Raises
+    what was imported is not imported again if all of its key ranges are asked for; some of them are. Raises
     `RejectLimitError`, `LossError`, `CollisionError`, `LockedError` or `BackupError`, and `StagingError` for a damaged segment,
     before anything is written.
     """
@@ -114,7 +114,8 @@ def _import(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     meter = session.meter(PHASE, total=sum(s.manifest.records for s in snapshots.values()))
     with session.target() as target:
         retried(session, meter, target.prepare)
-    resumable = is_open(session.ledger, plan.plan_id) and not _is_repair(session, plan, snapshots)
+    # Who chooses some of them may want what was imported before to be imported again, to mend it.
+    resumable = is_open(session.ledger, plan.plan_id) and len(snapshots) == len(plan.ranges)
     reports: dict[str, RangeImport] = {}
     lock = threading.Lock()
 
@@ -137,6 +138,14 @@ def back_up(
 
     Raises what an import raises before anything is written.
     """
+    if plan.purpose == "dry_run":
+        raise RefusedError(
+            f"{plan.plan_id} is the plan of a dry run.",
+            why="Nothing of it is to be written.",
+            remedy="Run the migration itself, or launch it with dry_run: false, from its plan on.",
+        )
+    if plan.purpose == "migrate":
+        pacing.require_carried_out(session.migration)
     snapshots = [_require_staged(session, plan, name) for name in ranges]
     _require_importable_once(session, plan)
     require_expected(session, plan)
@@ -163,17 +172,11 @@ def _require_importable_once(session: Session, plan: Plan) -> None:
         session.ledger.record(Entry(_ADMITTED, plan.plan_id, basis=basis, outputs={"run_id": session.run_id}))
 
 
-def _is_repair(session: Session, plan: Plan, snapshots: Mapping[str, SnapshotReader]) -> bool:
-    """Whether somebody has chosen nothing but key ranges that were imported before: then it is to be done again."""
-    chosen_alone = len(snapshots) < len(plan.ranges)
-    return chosen_alone and all(imported(session, plan, snapshot) for snapshot in snapshots.values())
-
-
 def imported(session: Session, plan: Plan, snapshot: SnapshotReader) -> Entry | None:
     """The ledger's entry that a staged snapshot has been imported, and not been taken back since; None if there is none."""
     manifest = snapshot.manifest
     unit, basis = manifest.range, manifest.snapshot_id
-    return session.ledger.last(PHASE, plan_id=plan.plan_id, unit=unit, basis=basis, since=VOIDING)
+    return still_stands(session.ledger, session.ledger.last(PHASE, plan_id=plan.plan_id, unit=unit, basis=basis), basis)
 
 
 def _require_staged(session: Session, plan: Plan, name: str) -> SnapshotReader:
@@ -227,13 +230,12 @@ def _import_segment(
 ) -> Written:
     unit, basis = f"{snapshot.manifest.range}/{segment.path}", snapshot.manifest.snapshot_id
     ledger = session.ledger
-    done = (
-        ledger.last(_SEGMENT_PHASE, plan_id=plan.plan_id, unit=unit, basis=basis, since=VOIDING) if resumable else None
-    )
+    before = ledger.last(_SEGMENT_PHASE, plan_id=plan.plan_id, unit=unit, basis=basis) if resumable else None
+    done = still_stands(ledger, before, basis)
     if done is not None:
         meter.add(segment.records, segment.document_bytes)
         return Written(**done.outputs)
-    begun = _begun(session, segment, _progress_file(snapshot), resumable=resumable)
+    begun = _begun(session, segment, basis, _progress_file(snapshot), resumable=resumable)
     records, written = 0, begun.written
     for batch in snapshot.portions(segment, session.migration.batch_size, BATCH_BYTES):
         session.require_going()
@@ -260,7 +262,7 @@ class _Progress:
 
     segment: str
     voided: str
-    """When it last was that nothing imported before counted any more (see `standing.VOIDING`); empty if it never was."""
+    """When it last was that nothing imported before counted any more (see `standing.voids`); empty if it never was."""
     records: int = 0
     written: Written = field(default_factory=Written)
 
@@ -269,9 +271,9 @@ def _progress_file(snapshot: SnapshotReader) -> str:
     return f"progress/{snapshot.manifest.snapshot_id}.json"
 
 
-def _begun(session: Session, segment: Segment, file: str, *, resumable: bool) -> _Progress:
+def _begun(session: Session, segment: Segment, snapshot_id: str, file: str, *, resumable: bool) -> _Progress:
     """How far an earlier run came within a segment. Raises `StagingError` if that cannot be read."""
-    voiding = max((e.at for phase in VOIDING if (e := session.ledger.last(phase))), default="")
+    voiding = max((each.at for each in session.ledger.entries() if voids(each, snapshot_id)), default="")
     nothing = _Progress(segment.path, voiding)
     if not resumable or not session.workspace.has(file):
         return nothing

@@ -72,5 +72,6 @@ def preview(session: Session, plan: Plan) -> PreviewReport:
         expectations=recorded(session, plan.plan_id),
         seconds=session.conclude(meter, plan.plan_id).seconds,
     )
-    session.ledger.record(Entry(PHASE, plan.plan_id, outputs={"public": report.to_dict()}))
+    if plan.purpose == "dry_run":  # which it closes; one that is to be carried out stays open
+        session.ledger.record(Entry(PHASE, plan.plan_id, outputs={"public": report.to_dict()}))
     return report

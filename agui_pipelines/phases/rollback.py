@@ -18,8 +18,10 @@ from agui_pipelines.phases import backup as backups
 from agui_pipelines.phases.backup import Backup, RestoreReport
 from agui_pipelines.phases.control import ABORTED
 from agui_pipelines.phases.hooks import run_hook
+from agui_pipelines.phases.import_ import PHASE as IMPORT
+from agui_pipelines.phases.plan import PHASE as PLAN
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import BEGUN, standing
+from agui_pipelines.phases.standing import BEGUN, standing, still_stands
 from agui_pipelines.phases.steps import is_live
 from agui_pipelines.phases.transform import PHASE as TRANSFORM
 
@@ -117,7 +119,7 @@ def _not_put_back(error: Exception, made: Sequence[Backup]) -> RollbackError:
 
 def _kept_because(session: Session, begun: Entry) -> str:
     """Why what a run has imported is not undone without being asked; empty if it is to be."""
-    now, made = standing(session.ledger), _of_ranges(session, begun)
+    now, made, alone = standing(session.ledger), _of_ranges(session, begun), _of_ranges_alone(session, begun)
     ask = "To undo it: agui-migrate rollback"
     reasons = {
         "another run has imported since.": now.begun is None or now.begun.outputs["run_id"] != begun.outputs["run_id"],
@@ -128,9 +130,30 @@ def _kept_because(session: Session, begun: Entry) -> str:
         f"the run was ended by agui-migrate control abort. To resume, run again. {ask}": _was_aborted(session, begun),
         f"the migration file says so (on_failure: keep). {ask}": session.migration.on_failure == "keep",
         f"its backup is also of key ranges that other runs imported. {ask}": made is None,
+        f"{alone} {ask}": bool(alone),
         "there is no backup of it that was not put back already.": made == [],
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _of_ranges_alone(session: Session, begun: Entry) -> str:
+    """Why what a run of some key ranges has imported is kept; empty if it is not, or was of all of them."""
+    planned = session.ledger.last(PLAN, plan_id=begun.plan_id)
+    ranges = begun.outputs["ranges"]
+    if planned is None or len(ranges) == len(planned.outputs["ranges"]):
+        return ""
+    there = [
+        entry
+        for entry in session.ledger.entries(phase=IMPORT, plan_id=begun.plan_id)
+        if entry.unit in ranges and still_stands(session.ledger, entry, entry.basis)
+    ]
+    if any(entry.at < begun.at for entry in there):
+        return (
+            "some of its key ranges had been imported before, by another run, so to put them back would take that away."
+        )
+    if {entry.unit for entry in there} == set(ranges):
+        return "all of its key ranges were imported; what failed after that is of all key ranges of the plan."
+    return ""
 
 
 def _was_aborted(session: Session, begun: Entry) -> bool:

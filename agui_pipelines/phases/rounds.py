@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from agui_pipelines.errors import RefusedError
 from agui_pipelines.keyspace import CATALOGUE, LEFT_OUT, cut, write_catalogue
-from agui_pipelines.ledger import Entry
+from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import cursor as cursors
 from agui_pipelines.phases.cursor import Cursor
 from agui_pipelines.phases.export import PHASE as EXPORT
@@ -120,20 +120,32 @@ def begin(
 
 def unfinished(session: Session) -> Round | None:
     """The round that has begun to write and has not come to its end; what others have left is removed."""
-    entry = session.ledger.last(ROUND)
-    if entry is None or session.ledger.last(SYNC, plan_id=entry.plan_id) is not None:
+    entry = _open(session.ledger)
+    if entry is None:
         return None
-    round_id = entry.plan_id
-    begun = session.ledger.last(BEGUN, plan_id=round_id)
+    if is_half_written(session.ledger):
+        return _of_entry(entry)
+    forget(session, entry.plan_id)
+    return None
+
+
+def is_half_written(ledger: Ledger) -> bool:
+    """Whether a round has begun to write, and was ended before its end."""
+    entry = _open(ledger)
+    if entry is None or ledger.last(BEGUN, plan_id=entry.plan_id) is None:
+        return False
     taken_back = any(
-        each.plan_id in ("", round_id) for each in session.ledger.entries(phase=RESTORE_BEGUN, since=(ROUND,))
+        each.plan_id in ("", entry.plan_id) for each in ledger.entries(phase=RESTORE_BEGUN, since=(ROUND,))
     )
     # Who has imported everything since has brought what the round was for, and perhaps what came after it.
-    passed_over = any(each.plan_id != round_id for each in session.ledger.entries(phase=BEGUN, since=(ROUND,)))
-    if begun is not None and not taken_back and not passed_over:
-        return _of_entry(entry)
-    forget(session, round_id)
-    return None
+    passed_over = any(each.plan_id != entry.plan_id for each in ledger.entries(phase=BEGUN, since=(ROUND,)))
+    return not taken_back and not passed_over
+
+
+def _open(ledger: Ledger) -> Entry | None:
+    """The newest round, if it was not closed."""
+    entry = ledger.last(ROUND)
+    return None if entry is None or ledger.last(SYNC, plan_id=entry.plan_id) is not None else entry
 
 
 def forget(session: Session, round_id: str, *, keeping_scan: bool = False) -> None:
@@ -200,14 +212,17 @@ def _base(session: Session, current: Cursor | None) -> Plan | None:
     proven = standing(ledger).proven
     if not begun or begun[-1].plan_id not in proven:
         raise _nothing_proven(session)
-    base = plan_of(begun[-1])
+    base, begun_at = plan_of(begun[-1]), written.at if written is not None else ""
     if base.fingerprint != session.migration.fingerprint:
         raise RefusedError(
             f"The migration file has changed since {base.plan_id} was imported.",
             why="What a sync brings would not fit to what was brought before.",
             remedy="Run the whole migration again; then sync.",
         )
-    return None if current is not None and current.base_plan == base.plan_id else base
+    # Ranges of it may have been imported again since the cursor was made.
+    if current is not None and current.base_plan == base.plan_id and current.created_at >= begun_at:
+        return None
+    return base
 
 
 def _nothing_proven(session: Session) -> RefusedError:

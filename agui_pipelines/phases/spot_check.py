@@ -13,14 +13,14 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agui_pipelines.errors import ValidationFailedError, named
+from agui_pipelines.errors import RefusedError, ValidationFailedError, named
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import Comparison, KindComparison
-from agui_pipelines.phases.cursor import TARGET_ROW, Cursor, current_cursor
+from agui_pipelines.phases.cursor import TARGET_ROW, Cursor
 from agui_pipelines.phases.observation import Names, Unreadable, clock, observe, spans_of_ids
 from agui_pipelines.phases.plan import route_of
 from agui_pipelines.phases.recheck import look_again
-from agui_pipelines.phases.rounds import starting_point
+from agui_pipelines.phases.rounds import is_half_written, starting_point
 from agui_pipelines.phases.sample import Sample, choose
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.steps import require_source_live
@@ -50,7 +50,6 @@ class SpotCheck:
                 ("missing", result.missing),
                 ("corrupted", result.corrupted),
                 ("untimely", result.untimely),
-                ("extra", result.extra),
             )
         }
         return {name: names for name, names in found.items() if names.count}
@@ -66,6 +65,7 @@ class SpotCheck:
             "sample": self.sample.to_dict(),
             "up_to": self.up_to,
             "records": sum(result.total for result in self.kinds.values()),
+            "extra_records": sum(result.extra.count for result in self.kinds.values()),
             "unreadable_records": self.unreadable,
             "findings": {name: list(names.ids) for name, names in self.findings.items()},
             **{f"{name}_count": names.count for name, names in self.findings.items()},
@@ -82,7 +82,13 @@ def spot_check(session: Session, size: int, seed: int | None = None) -> SpotChec
     with session.exclusive():
         require_source_live(session.ledger)
         began = time.monotonic()
-        cursor = current_cursor(session) or starting_point(session, "")
+        if is_half_written(session.ledger):
+            raise RefusedError(
+                "A sync was ended while it wrote.",
+                why="What the target is to hold is known again once that is finished.",
+                remedy="Sync once more: agui-migrate sync.",
+            )
+        cursor = starting_point(session, "")
         sample = choose((batch.select(["target_id"]) for batch in cursor.targets(session)), size, seed)
         with session.target() as target:
             expiry = route_of(session, target).get("expiry") == "kept"

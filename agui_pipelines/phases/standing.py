@@ -30,7 +30,27 @@ ROUND: Final = "round"
 """Names a round of a sync: its plan."""
 
 VOIDING: Final = (RESTORE_BEGUN, LOCK_LOST, SYNC_FAILED)
-"""After one of these, what was imported before is no longer there for sure."""
+"""After one of these, what was imported before is no longer there for sure; but see `voids`."""
+
+
+def voids(entry: Entry, snapshot_id: str) -> bool:
+    """Whether what was imported of a staged snapshot is no longer there for sure, once this has happened.
+
+    A backup that was made before the import of some key ranges brings back what was under their ids, and touches no other.
+    """
+    if entry.phase not in VOIDING:
+        return False
+    covers = entry.outputs.get("covers") if entry.phase == RESTORE_BEGUN else None
+    return not covers or snapshot_id in covers
+
+
+def still_stands(ledger: Ledger, entry: Entry | None, snapshot_id: str) -> Entry | None:
+    """An entry of what was imported of a staged snapshot, unless something has voided that since."""
+    if entry is None:
+        return None
+    entries = ledger.entries()
+    after = next(number for number, each in enumerate(entries, 1) if each is entry)
+    return None if any(voids(each, snapshot_id) for each in entries[after:]) else entry
 
 
 @dataclass(frozen=True, slots=True)

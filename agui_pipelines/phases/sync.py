@@ -155,7 +155,7 @@ def follow(session: Session, *, every: float, accept_deletes: bool = False) -> I
 
 def _sync(session: Session, *, accept_deletes: bool, complete: bool, partial: int | None) -> SyncReport:
     began = time.monotonic()
-    _require_two_places(session)
+    require_two_places(session)
     open_ = rounds.unfinished(session)
     finished = _finish(session, open_, began) if open_ is not None else None
     report = _round(session, accept_deletes=accept_deletes, complete=complete, partial=partial)
@@ -168,7 +168,8 @@ def _sync(session: Session, *, accept_deletes: bool, complete: bool, partial: in
     return replace(report, round_id=report.round_id or finished.round_id, seconds=time.monotonic() - began, **totals)
 
 
-def _require_two_places(session: Session) -> None:
+def require_two_places(session: Session) -> None:
+    """Raises `RefusedError` for a migration in place."""
     if session.migration.in_place:
         raise RefusedError(
             "A migration in place has nothing to sync: its source is its target.", remedy="Leave in_place out."

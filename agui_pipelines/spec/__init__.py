@@ -44,7 +44,15 @@ from agui_pipelines.spec.stores import (
     TargetConfig,
 )
 from agui_pipelines.spec.strategy import Strategy, StrategyType
-from agui_pipelines.spec.text import FILE_VARIABLE, Secrets, read_mapping, redacted, redacted_lines, redacted_words
+from agui_pipelines.spec.text import (
+    FILE_VARIABLE,
+    Secrets,
+    read_mapping,
+    redacted,
+    redacted_lines,
+    redacted_words,
+    resolved,
+)
 from agui_pipelines.spec.window import MaintenanceWindow
 
 __all__ = [
@@ -102,5 +110,6 @@ __all__ = [
     "redacted",
     "redacted_lines",
     "redacted_words",
+    "resolved",
     "seconds_of",
 ]

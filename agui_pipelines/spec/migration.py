@@ -53,6 +53,8 @@ _UNDECISIVE: Final = frozenset(
 )
 """Keys that may change without what was done so far becoming wrong."""
 
+_OWNER: Final = r"^(team:[^\s]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7})$"
+"""What Dagster takes for an owner."""
 _LABEL: Final = r"^[A-Za-z0-9_.-]{1,63}$"
 """What Dagster takes for the name or value of a tag."""
 
@@ -149,7 +151,7 @@ class Migration(Section):
     """Whether source and target are one store, whose records are replaced by what the transforms make of them."""
     sync: SyncOptions = SyncOptions()
     schedules: Schedules = Schedules()
-    owners: tuple[Annotated[str, Field(pattern=r"^(team:\S+|\S+@\S+)$")], ...] = ("team:platform",)
+    owners: tuple[Annotated[str, Field(pattern=_OWNER)], ...] = ("team:platform",)
     """Whose it is, as Dagster shows it: addresses, or ``team:NAME``."""
     tags: dict[Annotated[str, Field(pattern=_LABEL)], Annotated[str, Field(pattern=_LABEL)]] = Field(
         default_factory=dict

@@ -59,10 +59,10 @@ class Schedules(Section):
 
     sync: Cron = "*/15 * * * *"
     """When the source's changes are brought over."""
-    verify: Cron = "0 3 * * *"
+    verify: Cron = "7 3 * * *"
     """When a sample of the target is compared with what it is to hold."""
     time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
     sample: int = Field(1000, ge=1)
     """Ids of that sample."""
-    max_lag: Period = Field(3600.0, gt=0)
-    """How old the target may be, in seconds, before Dagster shows it as stale."""
+    max_lag: Period = Field(3600.0, ge=120)
+    """How old the target may be, in seconds, before Dagster shows it as stale: at least two minutes, as it looks seldom."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import psycopg
 import pytest
 from dagster._core.utils import make_new_run_id
 
-from agui_pipelines.automation import command_line
-from agui_pipelines.automation.sensors import killed_command_lines, rollback_after_failure
+from agui_pipelines import run_tags
+from agui_pipelines.automation.sensors import killed_runs, rollback_after_failure
 from tests.assets.test_rollback import SPOILED, asked, rolled_back
 
 STARTED, FAILED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
@@ -25,7 +26,7 @@ def begun(instance):
     def run(tags, run_id=None):
         run = dg.DagsterRun(job_name="migrate", run_id=run_id or make_new_run_id(), status=STARTED, tags=tags)
         instance.add_run(run)
-        command_line.conclude_dead_runs(instance, "moved")
+        run_tags.conclude_dead_runs(instance, "moved")
         return instance.get_run_by_id(run.run_id).status
 
     return run
@@ -33,9 +34,7 @@ def begun(instance):
 
 def tags_of_dead_process(run_id):
     """What a command that was killed has left."""
-    code = (
-        "import sys; from agui_pipelines.automation import command_line; print(command_line.tags('moved', sys.argv[1]))"
-    )
+    code = "import sys; from agui_pipelines import run_tags; print(run_tags.tags('moved', sys.argv[1]))"
     said = subprocess.run([sys.executable, "-c", code, run_id], capture_output=True, text=True, check=True)
     return eval(said.stdout)  # a dict of strings that our own code printed
 
@@ -47,14 +46,16 @@ def test_a_run_whose_command_was_killed_is_concluded(begun):
 
 def test_a_run_whose_command_goes_on_is_not(begun):
     run_id = make_new_run_id()
-    assert begun(command_line.tags("moved", run_id), run_id) is STARTED
+    assert begun(run_tags.tags("moved", run_id), run_id) is STARTED
 
 
 def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(begun):
     run_id = make_new_run_id()
-    tags = command_line.tags("moved", run_id)
+    tags = run_tags.tags("moved", run_id)
     dead = tags_of_dead_process(run_id)
-    assert begun({**dead, "agui/process": tags["agui/process"]}, run_id) is FAILED
+    number = json.loads(tags["agui/owner"])["process"]
+    owner = json.dumps({**json.loads(dead["agui/owner"]), "process": number})
+    assert begun({**dead, "agui/owner": owner}, run_id) is FAILED
 
 
 def test_a_run_that_the_ui_repeats_is_not_concluded_with_the_one_before(begun):
@@ -72,12 +73,12 @@ def test_a_sensor_concludes_those_of_all_migrations(tmp_path):
         dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
         dg.build_sensor_context(instance=instance) as context,
     ):
-        assert "No command" in killed_command_lines.evaluate_tick(context).skip_message
+        assert "No process" in killed_runs.evaluate_tick(context).skip_message
         dead, going = make_new_run_id(), make_new_run_id()
-        for run_id, tags in ((dead, tags_of_dead_process(dead)), (going, command_line.tags("moved", going))):
+        for run_id, tags in ((dead, tags_of_dead_process(dead)), (going, run_tags.tags("moved", going))):
             instance.add_run(dg.DagsterRun(job_name="migrate", run_id=run_id, status=STARTED, tags=tags))
 
-        said = killed_command_lines.evaluate_tick(context).skip_message
+        said = killed_runs.evaluate_tick(context).skip_message
 
         assert said == f"Marked as failed: {dead}."
         assert instance.get_run_by_id(dead).status is FAILED
@@ -94,7 +95,7 @@ def test_a_run_that_the_ui_repeats_is_taken_back_when_it_fails_and_a_command_is_
         )
         connection.execute(SPOILED)
     before = make_new_run_id()
-    again = launcher.launch(tags=command_line.tags("launched", before))
+    again = launcher.launch(tags=run_tags.tags("launched", before))
     assert not again.success
     assert len(moved()) == 100
 
@@ -102,6 +103,6 @@ def test_a_run_that_the_ui_repeats_is_taken_back_when_it_fails_and_a_command_is_
     assert moved() == {}
 
     run_id = make_new_run_id()
-    told = launcher.launch(tags=command_line.tags("launched", run_id), run_id=run_id)
+    told = launcher.launch(tags=run_tags.tags("launched", run_id), run_id=run_id)
     assert isinstance(asked(rollback_after_failure, instance, told), dg.SkipReason)
-    assert os.getpid() == int(told.dagster_run.tags["agui/process"])
+    assert os.getpid() == json.loads(told.dagster_run.tags["agui/owner"])["process"]

@@ -30,7 +30,7 @@ def test_cron_lines(line):
         ("verify", "0 3 * * someday", "'someday' is no day of week"),
         ("time_zone", "Mars/Olympus", "no time zone of the IANA database"),
         ("max_lag", 900, "has no unit"),
-        ("max_lag", "0s", "greater than 0"),
+        ("max_lag", "90s", "greater than or equal to 120"),
         ("every", "5m", "unknown key 'every'"),
     ],
 )
