@@ -210,6 +210,8 @@ def operated(file: Path, home: Path) -> Iterator[Ui]:
         awaited(lambda: process.poll() is not None or ui.repository())
         assert process.poll() is None, log.read_text()
         yield ui
+    except BaseException:
+        sys.stdout.write(log.read_text())
+        raise
     finally:
         process.communicate(timeout=STOPPED_IN + 10)  # whose end of input tells the guardian to stop
-        sys.stdout.write(log.read_text())  # which pytest shows if the test fails

@@ -36,16 +36,15 @@ def page():
     rights = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to make its sandbox as root
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=rights)
-        page = browser.new_page(viewport={"width": 1400, "height": 760}, device_scale_factor=1.5)
+        page = browser.new_page(viewport={"width": 1500, "height": 680}, device_scale_factor=1.5)
         page.set_default_timeout(LOADED)
         yield page
         browser.close()
 
 
-def pictured(page: Page, name: str, width: int, height: int) -> None:
-    """Saves a picture of a page, of this size, if the environment asks for it."""
+def pictured(page: Page, name: str) -> None:
+    """Saves a picture of a page if the environment asks for it."""
     if folder := os.environ.get("AGUI_SCREENSHOTS"):
-        page.set_viewport_size({"width": width, "height": height})
         page.mouse.move(0, 0)
         page.wait_for_timeout(2_000)  # for what moves into its place
         file = CHECKOUT / Path(folder) / f"{name}.png"
@@ -54,12 +53,22 @@ def pictured(page: Page, name: str, width: int, height: int) -> None:
 
 
 def unfolded(page: Page) -> None:
-    """The graph of all assets, its groups unfolded, with nothing beside it. The browser remembers that."""
+    """The graph of all assets, with its groups unfolded and the navigation hidden. The browser remembers both."""
     page.get_by_role("button", name="Materialize all").wait_for()
     page.get_by_text("Hide navigation").click()
-    page.locator("//input[starts-with(@placeholder, 'Jump to')]/following::button[1]").click()  # hides the list
     page.keyboard.press("Alt+e")
     page.get_by_text("validation_report").first.wait_for()
+
+
+def fitted(page: Page) -> None:
+    """The same as large as it gets: without the list beside it, and drawn anew."""
+    last = page.get_by_text("validation_report").first
+    last.wait_for()
+    page.locator("//input[starts-with(@placeholder, 'Jump to')]/following::button[1]").click()
+    page.keyboard.press("Alt+e")
+    last.wait_for(state="hidden")
+    page.keyboard.press("Alt+e")
+    last.wait_for()
 
 
 def launched(page: Page, button: str, ranges: str) -> None:
@@ -86,12 +95,13 @@ def test_a_migration_is_run_by_clicks(page, legacy, written, text, documents, po
         expect(page.get_by_text("Success", exact=True)).to_be_visible(timeout=MIGRATED)
         moved = documents()
         page.goto(f"{ui.address}/asset-groups")
-        page.get_by_text("validation_report").first.wait_for()
-        pictured(page, "graph", 1500, 560)
+        fitted(page)
+        pictured(page, "graph")
 
+        page.set_viewport_size({"width": 1300, "height": 1000})
         page.goto(f"{ui.address}/assets/validation_report")
         expect(page.get_by_text("migrated_states").first).to_be_visible()
-        pictured(page, "validation", 1300, 1000)
+        pictured(page, "validation")
         page.get_by_role("tab", name="Checks").click()
         expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
 
