@@ -40,3 +40,13 @@ def test_a_sample_is_as_the_import_and_the_syncs_have_left_it_until_somebody_wri
     found = told(launcher)
     assert (found["passed"], found["missing_states_count"], found["corrupted_states_count"]) == (False, 1, 1)
     assert {row.data["ids"] for row in found["found"].records} == {"003", "004"}
+
+
+def test_what_was_imported_anew_or_repaired_since_is_no_mistake(launcher, legacy):
+    assert launcher.launch().success
+    assert launcher.launch("verify_sample").success
+    legacy.set("session:001", '{"number": 1000}')
+
+    assert launcher.launch(fresh=True).success
+
+    assert launcher.launch("verify_sample").success
