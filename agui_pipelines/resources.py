@@ -222,8 +222,7 @@ class _Observer:
     def emit(self) -> None:
         self.warn()
         latest = self._latest
-        asset = _reported_on(self._context)
-        if latest is None or asset is None or time.monotonic() < self._next:
+        if latest is None or time.monotonic() < self._next or (asset := _reported_on(self._context)) is None:
             return
         self._next = time.monotonic() + OBSERVE_SECONDS
         metadata = {"records": latest.done, "bytes": latest.bytes, "records_per_second": round(latest.rate)}
