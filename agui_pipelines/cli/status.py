@@ -9,7 +9,7 @@ from agui_pipelines.cli import output
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import control
 from agui_pipelines.phases.plan import is_open
-from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, VALIDATE, standing, still_stands
+from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, VALIDATE, not_voided, standing
 from agui_pipelines.phases.steps import PHASE as CUTOVER
 from agui_pipelines.phases.steps import is_live, live_side
 from agui_pipelines.phases.steps import newest as newest_cutover
@@ -62,8 +62,10 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
         return {"migration": name, "state": "not started", "going": going}
     phases = {}
     for phase in ("export", "transform", "import"):
-        done = ledger.entries(phase=phase, plan_id=plan.plan_id)
-        newest = {e.unit: e.outputs for e in done if phase != "import" or still_stands(ledger, e, e.basis)}
+        done = (
+            _imports(ledger, plan.plan_id) if phase == "import" else ledger.entries(phase=phase, plan_id=plan.plan_id)
+        )
+        newest = {entry.unit: entry.outputs for entry in done}
         records = sum(
             sum(o["records"].values()) if isinstance(o["records"], dict) else o["records"] for o in newest.values()
         )
@@ -85,6 +87,10 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
         "live": live_side(ledger),
         "cutover": _cutover(ledger),
     }
+
+
+def _imports(ledger: Ledger, plan_id: str) -> list[Entry]:
+    return not_voided(ledger.entries(), lambda each: (each.phase, each.plan_id) == ("import", plan_id))
 
 
 def _cutover(ledger: Ledger) -> dict[str, Any] | None:

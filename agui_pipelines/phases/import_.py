@@ -17,7 +17,7 @@ import orjson
 from xxhash import xxh3_128
 
 from agui_pipelines.errors import LockLostError, RefusedError, StagingError
-from agui_pipelines.ledger import Entry
+from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import in_place, pacing
 from agui_pipelines.phases.admission import require_importable
 from agui_pipelines.phases.backup import Backup, ensure, of_plan
@@ -28,7 +28,7 @@ from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.readiness import require_ready
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, still_stands, voids
+from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, not_voided, voids
 from agui_pipelines.phases.transform import staged, staged_ranges
 from agui_pipelines.ports import BATCH_BYTES, Store, Written
 from agui_pipelines.progress import Meter
@@ -176,7 +176,13 @@ def imported(session: Session, plan: Plan, snapshot: SnapshotReader) -> Entry | 
     """The ledger's entry that a staged snapshot has been imported, and not been taken back since; None if there is none."""
     manifest = snapshot.manifest
     unit, basis = manifest.range, manifest.snapshot_id
-    return still_stands(session.ledger, session.ledger.last(PHASE, plan_id=plan.plan_id, unit=unit, basis=basis), basis)
+    return _newest(session.ledger, (PHASE, plan.plan_id, unit, basis))
+
+
+def _newest(ledger: Ledger, names: tuple[str, str, str, str]) -> Entry | None:
+    """The newest entry of a phase, plan, unit and basis, unless it was voided since."""
+    found = not_voided(ledger.entries(), lambda each: (each.phase, each.plan_id, each.unit, each.basis) == names)
+    return found[-1] if found else None
 
 
 def _require_staged(session: Session, plan: Plan, name: str) -> SnapshotReader:
@@ -230,8 +236,7 @@ def _import_segment(
 ) -> Written:
     unit, basis = f"{snapshot.manifest.range}/{segment.path}", snapshot.manifest.snapshot_id
     ledger = session.ledger
-    before = ledger.last(_SEGMENT_PHASE, plan_id=plan.plan_id, unit=unit, basis=basis) if resumable else None
-    done = still_stands(ledger, before, basis)
+    done = _newest(ledger, (_SEGMENT_PHASE, plan.plan_id, unit, basis)) if resumable else None
     if done is not None:
         meter.add(segment.records, segment.document_bytes)
         return Written(**done.outputs)

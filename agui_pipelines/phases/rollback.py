@@ -21,7 +21,7 @@ from agui_pipelines.phases.hooks import run_hook
 from agui_pipelines.phases.import_ import PHASE as IMPORT
 from agui_pipelines.phases.plan import PHASE as PLAN
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import BEGUN, standing, still_stands
+from agui_pipelines.phases.standing import BEGUN, not_voided, standing
 from agui_pipelines.phases.steps import is_live
 from agui_pipelines.phases.transform import PHASE as TRANSFORM
 
@@ -142,11 +142,10 @@ def _of_ranges_alone(session: Session, begun: Entry) -> str:
     ranges = begun.outputs["ranges"]
     if planned is None or len(ranges) == len(planned.outputs["ranges"]):
         return ""
-    there = [
-        entry
-        for entry in session.ledger.entries(phase=IMPORT, plan_id=begun.plan_id)
-        if entry.unit in ranges and still_stands(session.ledger, entry, entry.basis)
-    ]
+    there = not_voided(
+        session.ledger.entries(),
+        lambda each: (each.phase, each.plan_id) == (IMPORT, begun.plan_id) and each.unit in ranges,
+    )
     if any(entry.at < begun.at for entry in there):
         return (
             "some of its key ranges had been imported before, by another run, so to put them back would take that away."

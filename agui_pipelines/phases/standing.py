@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,13 +45,18 @@ def voids(entry: Entry, snapshot_id: str) -> bool:
     return not covers or snapshot_id in covers
 
 
-def still_stands(ledger: Ledger, entry: Entry | None, snapshot_id: str) -> Entry | None:
-    """An entry of what was imported of a staged snapshot, unless something has voided that since."""
-    if entry is None:
-        return None
-    entries = ledger.entries()
-    after = next(number for number, each in enumerate(entries, 1) if each is entry)
-    return None if any(voids(each, snapshot_id) for each in entries[after:]) else entry
+def not_voided(entries: Iterable[Entry], wanted: Callable[[Entry], bool]) -> list[Entry]:
+    """Of a ledger's entries, oldest first, those of imports that are wanted and that nothing has voided since.
+
+    Their `basis` is the staged snapshot.
+    """
+    found: list[Entry] = []
+    for entry in entries:
+        if wanted(entry):
+            found.append(entry)
+        elif entry.phase in VOIDING:
+            found = [each for each in found if not voids(entry, each.basis)]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

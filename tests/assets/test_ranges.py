@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import psycopg
 import pytest
 
@@ -12,6 +10,7 @@ from agui_pipelines.phases.plan import current
 from agui_pipelines.phases.rollback import after_failure
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.validate import pending_ranges
+from tests.assets.test_jobs import failure_of
 from tests.partitions import RANGES
 
 READ = ["migration_plan", "exported_snapshot", "staged_snapshot"]
@@ -107,10 +106,9 @@ def test_what_was_imported_before_is_repaired_with_the_others_that_are_chosen(st
     assert part.items() < moved().items()
 
 
-def test_what_came_between_the_plan_and_the_first_range_is_moved_too(launcher, legacy, moved):
-    assert launcher.launch("assess_and_plan", rehearse=False).success
-    legacy.set("session:100", json.dumps({"number": 100}))
+def test_a_strategy_that_no_run_carries_out_is_refused_in_the_graph_too(launcher, moved):
+    result = launcher.but(strategy="blue_green").launch(assets=[*READ, *WRITTEN])
 
-    assert launcher.launch().success
-
-    assert len(moved()) == 101
+    description, _ = failure_of(result, "target_backup")
+    assert "blue_green cannot be carried out" in description
+    assert moved() is None
