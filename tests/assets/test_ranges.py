@@ -107,7 +107,7 @@ def test_what_was_imported_before_is_repaired_with_the_others_that_are_chosen(st
 
 
 def test_a_strategy_that_no_run_carries_out_is_refused_in_the_graph_too(launcher, moved):
-    result = launcher.but(strategy="blue_green").launch(assets=[*READ, *WRITTEN])
+    result = launcher.but(strategy="blue_green").launch("__ASSET_JOB", assets=[*READ, *WRITTEN])
 
     description, _ = failure_of(result, "target_backup")
     assert "blue_green cannot be carried out" in description
