@@ -528,6 +528,10 @@ class Store(Reader, Clocked, Protocol):
         """
         ...
 
+    def require_unlocked(self) -> None:
+        """Raises `LockedError` where `lock` would, for now. Takes nothing, so that it is in nobody's way."""
+        ...
+
     def fence(self, token: str) -> None:
         """From now on, change anything here only while the lock is held by the owner with this token.
 

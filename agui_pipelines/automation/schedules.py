@@ -76,8 +76,7 @@ def _require_due(session: Session) -> None:
     require_two_places(session)
     require_source_live(session.ledger)
     require_started(session)
-    with session.exclusive():
-        pass
+    session.require_unlocked()
 
 
 SCHEDULES = [incremental_sync, verify_sample_nightly]

@@ -42,15 +42,21 @@ def lock(wire: RedisWire, key: bytes, owner: Owner, seconds: float, place: str) 
     lease = RedisLease(wire, key, owner.to_json(), round(seconds * 1000), place)
     expiring = b"PX", lease.milliseconds
     while wire.call(b"SET", key, lease.value, b"NX", *expiring) is None:
-        [value, left] = wire.run(Burst.of((b"GET", key), (b"PTTL", key)))
-        if value is None:
-            continue  # it has just been released, or expired
-        holder = Owner.parsed(value)
-        if holder is None or not holder.is_gone():
-            raise locked(place, holder, left / 1000 if left >= 0 else None, named=f"whoever set the key {key!r}")
-        if _change(wire, key, value, b"SET", key, lease.value, *expiring):
+        value = require_free(wire, key, place)  # None if it has just been released, or expired
+        if value is not None and _change(wire, key, value, b"SET", key, lease.value, *expiring):
             break
     return lease
+
+
+def require_free(wire: RedisWire, key: bytes, place: str) -> bytes | None:
+    """What an owner that is gone has left in the key, or None if nobody has. Raises `LockedError` if somebody else did."""
+    [value, left] = wire.run(Burst.of((b"GET", key), (b"PTTL", key)))
+    if value is None:
+        return None
+    holder = Owner.parsed(value)
+    if holder is None or not holder.is_gone():
+        raise locked(place, holder, left / 1000 if left >= 0 else None, named=f"whoever set the key {key!r}")
+    return bytes(value)
 
 
 @dataclass(slots=True)

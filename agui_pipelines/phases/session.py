@@ -147,6 +147,11 @@ class Session:
         ):
             yield
 
+    def require_unlocked(self) -> None:
+        """Raises `LockedError` if somebody writes to the target, for which nobody is kept off."""
+        with self.target() as target:
+            target.require_unlocked()
+
     def meter(self, phase: str, total: int | None = None) -> Meter:
         return Meter(phase, self.listener, total)
 

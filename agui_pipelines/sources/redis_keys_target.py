@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from agui_pipelines.drivers.redis import Burst, RedisWire, glob_prefix, glob_regex
 from agui_pipelines.drivers.redis_deleting import remove_unchanged
-from agui_pipelines.drivers.redis_lock import Fence, RedisLease, lock
+from agui_pipelines.drivers.redis_lock import Fence, RedisLease, lock, require_free
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS
 from agui_pipelines.errors import RefusedError, StoreError, UnstorableRecordError
 from agui_pipelines.keyspace import Span, span_of
@@ -206,6 +206,9 @@ class RedisKeysTarget:
     def lock(self, owner: Owner, seconds: float) -> RedisLease:
         """A key of the database; its expiry counts by the server's clock."""
         return lock(self._wire, LOCK_KEY, owner, seconds, self.describe())
+
+    def require_unlocked(self) -> None:
+        require_free(self._wire, LOCK_KEY, self.describe())
 
     def fence(self, token: str) -> None:
         self._fence.token = token

@@ -196,6 +196,9 @@ class FileStore:
         """A file in base_dir, which is made if it is not there, and goes with the lock if nothing else came there."""
         return self._lock.take(owner, seconds)
 
+    def require_unlocked(self) -> None:
+        self._lock.require_free()
+
     def fence(self, token: str) -> None:
         """A batch is still written aside by one who lost the lock; it does not get its names."""
         self._token = token

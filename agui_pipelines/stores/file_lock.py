@@ -69,6 +69,11 @@ class LockFile:
                 os.pwrite(file, orjson.dumps({"owner": owner.to_json().decode(), "seconds": seconds}), 0)
         return FileLease(self, owner.token, made)
 
+    def require_free(self) -> None:
+        """Raises `LockedError`; `StoreBusyError` as `take` does."""
+        with suppress(FileNotFoundError), self._opened(fcntl.LOCK_SH, create=False) as file:
+            self._refuse_if_held(file)
+
     @contextmanager
     def passing(self, token: str) -> Iterator[int]:
         """The open file, for a block in which nobody takes the lock from the owner with this token.

@@ -45,7 +45,7 @@ from agui_pipelines.sameness import sameness
 from agui_pipelines.spec import PostgresConfig
 from agui_pipelines.stores import postgresql_limits, postgresql_measuring
 from agui_pipelines.stores.postgresql_check import examine
-from agui_pipelines.stores.postgresql_lock import Fence, PostgresLease, lock
+from agui_pipelines.stores.postgresql_lock import Fence, PostgresLease, lock, require_free
 from agui_pipelines.stores.postgresql_lock import Place as LockPlace
 from agui_pipelines.stores.postgresql_marks import APPLIED, LIVE, VERSION, Marks
 from agui_pipelines.stores.postgresql_tables import ABSENT, TABLES, Table, Tables, among, is_text
@@ -137,6 +137,9 @@ class PostgresStore:
     def lock(self, owner: Owner, seconds: float) -> PostgresLease:
         """See `postgresql_lock`. Takes two connections, one of which stays within a transaction."""
         return lock(self._place, owner, seconds)
+
+    def require_unlocked(self) -> None:
+        require_free(self._place)
 
     def fence(self, token: str) -> None:
         self._fence.token = token

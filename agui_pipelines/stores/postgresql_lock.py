@@ -226,13 +226,34 @@ def lock(place: Place, owner: Owner, seconds: float) -> PostgresLease:
     return lease
 
 
+def require_free(place: Place) -> None:
+    """Raises `LockedError` if somebody has the lock of a place. Who comes to take it meanwhile waits for this."""
+    with place.changing() as connection:
+        held = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(_HOLDERS.format(sql.Literal(place.key("holder"))))
+        _require_left(place, connection, is_held=bool(value(connection, held)))
+
+
+def _require_left(place: Place, connection: Connection, *, is_held: bool) -> bool:
+    """Whether an owner that is gone has left its row. Raises `LockedError` if one has not, or a connection holds the lock."""
+    row = None
+    if place.has_table(connection):
+        query = sql.SQL("SELECT owner, token, extract(epoch FROM expires_at - clock_timestamp())::float8 FROM {}")
+        row = connection.execute(query.format(place.table)).fetchone()
+    if row is not None:
+        present, left = Owner.parsed(row[0]), row[2]
+        if left > 0 and not (present and present.is_gone()):
+            raise locked(place.name, present, left)
+    if is_held and (row is None or not _is_held_by(place, connection, row[1])):
+        raise _locked_by_connection(place, connection)
+    return row is not None
+
+
 def _take_row(lease: PostgresLease, connection: Connection, *, is_holder: bool) -> bool:
     """Whether another owner's row was there. Raises `LockedError`."""
     place = lease.place
+    replaced = _require_left(place, connection, is_held=not is_holder)
     if not place.has_table(connection):
         if not place.may_make_table(connection):
-            if not is_holder:
-                raise _locked_by_connection(place, connection)
             return False
         connection.execute(
             sql.SQL(
@@ -240,20 +261,12 @@ def _take_row(lease: PostgresLease, connection: Connection, *, is_holder: bool) 
                 "expires_at timestamptz NOT NULL)"
             ).format(place.table)
         )
-    query = sql.SQL("SELECT owner, token, extract(epoch FROM expires_at - clock_timestamp())::float8 FROM {}")
-    row = connection.execute(query.format(place.table)).fetchone()
-    if row is not None:
-        present, left = Owner.parsed(row[0]), row[2]
-        if left > 0 and not (present and present.is_gone()):
-            raise locked(place.name, present, left)
-    if not is_holder and (row is None or not _is_held_by(place, connection, row[1])):
-        raise _locked_by_connection(place, connection)
     connection.execute(sql.SQL("DELETE FROM {}").format(place.table))
     insert = sql.SQL("INSERT INTO {} VALUES (%s, %s, %s, clock_timestamp() + make_interval(secs => %s))")
     values = (_NAME, lease.owner.to_json().decode(), lease.owner.token, lease.seconds)
     connection.execute(insert.format(place.table), values)
     lease.by_row = True
-    return row is not None
+    return replaced
 
 
 def _is_held_by(place: Place, connection: Connection, token: str) -> bool:

@@ -16,7 +16,7 @@ from agui_pipelines.digests import documents_in
 from agui_pipelines.drivers.redis import Burst, RedisWire, framed, glob_escaped
 from agui_pipelines.drivers.redis_deleting import remove_unchanged
 from agui_pipelines.drivers.redis_gauge import RedisGauge
-from agui_pipelines.drivers.redis_lock import Fence, RedisLease, lock
+from agui_pipelines.drivers.redis_lock import Fence, RedisLease, lock, require_free
 from agui_pipelines.drivers.redis_strings import BATCH_KEYS, StringReader, Strings, glance, state_batch
 from agui_pipelines.errors import StoreError
 from agui_pipelines.keyspace import CATALOGUE, Span, span_of
@@ -239,6 +239,9 @@ class RedisStore:
     def lock(self, owner: Owner, seconds: float) -> RedisLease:
         """A key beside those of the store; its expiry counts by the server's clock."""
         return lock(self._wire, self._layout.lock, owner, seconds, self.describe())
+
+    def require_unlocked(self) -> None:
+        require_free(self._wire, self._layout.lock, self.describe())
 
     def fence(self, token: str) -> None:
         self._fence.token = token

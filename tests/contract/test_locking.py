@@ -131,6 +131,32 @@ def test_an_owner_whose_process_id_another_process_has_by_now_is_followed_at_onc
     other.lock(owner(), LONG).release()
 
 
+def test_who_only_looks_is_told_who_has_the_lock_and_takes_nothing(
+    store: Store, other: Store, backend: Backend, elsewhere: Owner
+) -> None:
+    before = traces(backend)
+    store.require_unlocked()
+    assert traces(backend) == before
+
+    lease = other.lock(owner("first"), LONG)
+    with pytest.raises(LockedError, match="'first'"):
+        store.require_unlocked()
+    lease.renew()
+    lease.release()
+    store.require_unlocked()
+
+    other.lock(elsewhere, SHORT)
+    with pytest.raises(LockedError, match="far-away"):
+        store.require_unlocked()
+    time.sleep(SHORT * 1.5)
+    store.require_unlocked()  # it has expired
+
+
+def test_a_lock_of_one_that_died_is_none_to_who_only_looks(store: Store, other: Store, dead: Owner) -> None:
+    store.lock(dead, LONG)
+    other.require_unlocked()
+
+
 @pytest.mark.parametrize("before", ["nobody", "dead"])
 def test_of_many_that_come_at_once_one_gets_the_lock(store: Store, backend: Backend, dead: Owner, before: str) -> None:
     if before == "dead":

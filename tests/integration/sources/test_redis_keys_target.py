@@ -132,6 +132,8 @@ def test_two_writers_to_one_database_keep_each_other_off_and_their_lock_is_no_st
     target.lock(Owner.here("one"), 60)
     with pytest.raises(LockedError):
         sessions.lock(Owner.here("other"), 60)
+    with pytest.raises(LockedError, match="'one'"):
+        sessions.require_unlocked()
     assert sorted(there.keys()) == [LOCK_KEY, b"session:1"]
     assert list(target.list_states()) == ["session:1"]
 

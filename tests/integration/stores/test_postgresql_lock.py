@@ -72,12 +72,15 @@ def test_who_may_make_no_table_holds_the_lock_by_a_connection(opened, restricted
     lease.renew()
     with pytest.raises(LockedError, match="'poor'"):
         other.lock(Owner.here("second"), LONG)
+    with pytest.raises(LockedError, match="'poor'"):
+        other.require_unlocked()
 
     lease.release()
 
     with pytest.raises(LockLostError):
         store.set_state("a", b'{"n":1}')
     assert store.get_state("a") == b"{}"
+    other.require_unlocked()
     other.lock(Owner.here("second"), LONG).release()
 
 
