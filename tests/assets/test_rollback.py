@@ -66,6 +66,7 @@ def test_a_failed_run_is_taken_back(launcher, instance, spoiled, moved):
     request = asked(rollback_after_failure, instance, failed)
 
     assert request.run_key == f"rollback-{failed.run_id}"
+    assert int(request.tags["dagster/priority"]) > 0  # before all else that waits for the target
     assert rolled_back(instance, request).success
     assert moved() == {"007": {"was": "here"}}
     assert rolled_back(instance, request).success  # again, which changes nothing
@@ -146,6 +147,7 @@ def test_a_rollback_that_found_another_migration_writing_is_tried_again(locked_o
     again = asked(rollback_after_failure, instance, rollback)
 
     assert again.run_key == f"rollback-{failed.run_id}-2"
+    assert int(again.tags["dagster/priority"]) > 0
     assert rolled_back(instance, again).success
     assert moved() == {"007": {"was": "here"}}
 

@@ -8,6 +8,8 @@ import signal
 import pyarrow as pa
 import pytest
 
+from agui_pipelines.errors import RefusedError
+from agui_pipelines.phases.spot_check import spot_check
 from agui_pipelines.phases.sync import sync
 from agui_pipelines.ports import Version
 from agui_pipelines.records import Kind
@@ -69,6 +71,23 @@ def test_what_was_not_finished_is_finished_although_the_source_went_on(
     sync(move.session())
     assert held(target) == held(source)
     assert sync(move.session()).changed == 0
+
+
+def test_no_sample_is_looked_at_until_a_killed_sync_was_finished(migration, config, opened, forker):
+    from_, to = config("redis", "source"), config("file", "target")
+    source = opened(from_)
+    move = migration(source=from_, target=to)
+    for number in range(12):
+        source.set_state(f"s{number}", document(number))
+    move.run()
+    source.set_state("s2", document(200))
+    assert forker.end(forker.start(move, "written 1", "sync")) == -signal.SIGKILL
+
+    with pytest.raises(RefusedError, match="ended while it wrote"):
+        spot_check(move.session(), 12)
+
+    sync(move.session())
+    assert spot_check(move.session(), 12).passed
 
 
 def test_a_killed_round_is_not_finished_once_everything_was_imported_anew(migration, config, opened, forker):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
+from xxhash import xxh3_128_digest
 
 from agui_pipelines.embedded import EmbeddedRedis
 from agui_pipelines.errors import StoreError, UnstorableRecordError
@@ -141,6 +142,25 @@ def test_an_id_that_is_not_utf8_is_rejected_with_its_document(store: Store, clie
     rows, rejects = read(store)
     assert [(row["state_id"], row["data"]) for row in rows] == [("good", b'{"a":1}'), ("héllo", b'{"c":3}')]
     assert [(r.id, r.raw, r.reason) for r in rejects] == [(b"\xff", b'{"b":2}', "id_not_utf8")]
+
+
+def test_what_is_glanced_at_is_what_would_be_read(store: RedisStore, client: redis.Redis) -> None:
+    client.mset({f"{P}state:a": b'{"n":1}', f"{P}state:b": b"no json"})
+    client.set(f"{P}state:c", b"{}", pxat=LATER)
+    client.hset(f"{P}state:d", "n", "1")
+    client.set(b"%bstate:\xff" % P.encode(), b"{}")
+    rows, rejects = read(store)
+    told: list[Reject] = []
+
+    [found] = store.glances(span_of(store), told.append)
+
+    expiries = [row["expires_at"] and round(row["expires_at"].timestamp() * 1000) for row in rows]
+    assert found.ids == [row["state_id"].encode() for row in rows] == [b"a", b"b", b"c"]
+    assert found.digests == [xxh3_128_digest(row["data"]) for row in rows]
+    assert found.expiries == expiries == [None, None, LATER]
+    assert found.size == sum(len(row["data"]) for row in rows)
+    assert told == rejects
+    assert {each.reason for each in rejects} == {"wrong_type", "id_not_utf8"}
 
 
 def test_documents_are_not_judged_here(store: Store, client: redis.Redis) -> None:
