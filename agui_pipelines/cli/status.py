@@ -9,7 +9,8 @@ from agui_pipelines.cli import output
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import control
 from agui_pipelines.phases.plan import is_open
-from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, VALIDATE, not_voided, standing
+from agui_pipelines.phases.rounds import is_half_written
+from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, SYNC, VALIDATE, not_voided, standing
 from agui_pipelines.phases.steps import PHASE as CUTOVER
 from agui_pipelines.phases.steps import is_live, live_side
 from agui_pipelines.phases.steps import newest as newest_cutover
@@ -40,6 +41,9 @@ def show(file: str | None, *, json: bool) -> None:
         )
     if validation := values["validation"]:
         found["Validation"] = f"{'passed' if validation['passed'] else 'FAILED'} at {validation['at']}"
+    if sync := values["sync"]:
+        found["Changes synced"] = sync["at"]
+        found["Changes"] = ", ".join(f"{sync[name]:,} {name}" for name in ("created", "updated", "deleted"))
     if cutover := values["cutover"]:
         found["Live"] = values["live"]
         found["Cutover"] = cutover["state"]
@@ -74,7 +78,7 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
     taken_back = _taken_back(ledger, plan.plan_id)
     return {
         "migration": name,
-        "state": _live_state(ledger) or _state(ledger, plan, taken_back=bool(taken_back)),
+        "state": _live_state(ledger) or _interrupted(ledger) or _state(ledger, plan, taken_back=bool(taken_back)),
         "going": going,
         "taken_back_at": taken_back,
         "plan_id": plan.plan_id,
@@ -84,6 +88,7 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
         "ranges": len(plan.outputs["ranges"]),
         "phases": phases,
         "validation": {"passed": validation.outputs["passed"], "at": validation.at} if validation else None,
+        "sync": _sync(ledger),
         "live": live_side(ledger),
         "cutover": _cutover(ledger),
     }
@@ -91,6 +96,15 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
 
 def _imports(ledger: Ledger, plan_id: str) -> list[Entry]:
     return not_voided(ledger.entries(), lambda each: (each.phase, each.plan_id) == ("import", plan_id))
+
+
+def _sync(ledger: Ledger) -> dict[str, Any] | None:
+    """The newest sync that found changes; one that finds none leaves nothing in the ledger."""
+    found = ledger.last(SYNC)
+    if found is None:
+        return None
+    figures = {name: found.outputs["public"][name] for name in ("created", "updated", "deleted", "conflicts_count")}
+    return {"round_id": found.plan_id, "at": found.at, **figures}
 
 
 def _cutover(ledger: Ledger) -> dict[str, Any] | None:
@@ -134,13 +148,18 @@ def _live_state(ledger: Ledger) -> str:
     return "cut over: the target is live" if live_side(ledger) == "target" else "being cut over"
 
 
+def _interrupted(ledger: Ledger) -> str:
+    """What was ended while it wrote and has to be finished first; empty if nothing was."""
+    if unfinished := standing(ledger).unfinished:
+        return "being taken back: finish it with agui-migrate rollback " + " ".join(sorted(unfinished))
+    return "a sync was ended while it wrote: finish it with agui-migrate sync" if is_half_written(ledger) else ""
+
+
 def _state(ledger: Ledger, plan: Entry, *, taken_back: bool) -> str:
-    now, purpose = standing(ledger), plan.outputs["purpose"]
-    if now.unfinished:
-        return "being taken back: finish it with agui-migrate rollback " + " ".join(sorted(now.unfinished))
+    purpose = plan.outputs["purpose"]
     if taken_back:
         return "taken back: the target is as it was; run it again to migrate"
-    if plan.plan_id in now.proven:
+    if plan.plan_id in standing(ledger).proven:
         return "migrated and proven"
     if is_open(ledger, plan.plan_id):
         return "unfinished: run it again to resume"

@@ -28,6 +28,7 @@ def test_a_sync_says_what_it_did_and_what_stops_it(command, written, text, legac
         "99": {},
     }
     assert "Created" in command("sync", file).out
+    assert "1 created, 1 updated, 1 deleted" in command("status", file).out
     assert "is older than what the target was synced to" in command("validate", file).error
 
     legacy.flushdb()

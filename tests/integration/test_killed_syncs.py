@@ -8,6 +8,7 @@ import signal
 import pyarrow as pa
 import pytest
 
+from agui_pipelines.cli.status import describe
 from agui_pipelines.errors import RefusedError
 from agui_pipelines.phases.spot_check import spot_check
 from agui_pipelines.phases.sync import sync
@@ -73,7 +74,7 @@ def test_what_was_not_finished_is_finished_although_the_source_went_on(
     assert sync(move.session()).changed == 0
 
 
-def test_no_sample_is_looked_at_until_a_killed_sync_was_finished(migration, config, opened, forker):
+def test_until_a_killed_sync_was_finished_that_is_told_and_no_sample_is_looked_at(migration, config, opened, forker):
     from_, to = config("redis", "source"), config("file", "target")
     source = opened(from_)
     move = migration(source=from_, target=to)
@@ -83,11 +84,19 @@ def test_no_sample_is_looked_at_until_a_killed_sync_was_finished(migration, conf
     source.set_state("s2", document(200))
     assert forker.end(forker.start(move, "written 1", "sync")) == -signal.SIGKILL
 
+    state = describe(move.session().workspace, "story")
+    assert "finish it with agui-migrate sync" in state["state"]
+    assert state["sync"] is None
     with pytest.raises(RefusedError, match="ended while it wrote"):
         spot_check(move.session(), 12)
 
     sync(move.session())
     assert spot_check(move.session(), 12).passed
+    source.set_state("s3", document(300))
+    sync(move.session())
+    state = describe(move.session().workspace, "story")
+    assert state["state"] == "migrated and proven"
+    assert (state["sync"]["created"], state["sync"]["updated"], state["sync"]["deleted"]) == (0, 1, 0)
 
 
 def test_a_killed_round_is_not_finished_once_everything_was_imported_anew(migration, config, opened, forker):
