@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-import dagster as dg
 from pydantic import TypeAdapter, ValidationError
 
 from agui_pipelines import spec
@@ -40,17 +39,6 @@ def declared(key: str) -> Any:
     return field.get_default(call_default_factory=True)
 
 
-def schedules() -> spec.Schedules:
-    """When the schedules come; as if nothing were said of it where a cron line names a day that never comes."""
-    found: spec.Schedules = declared("schedules")
-    try:
-        for line in (found.sync, found.verify):
-            dg.ScheduleDefinition("possible", cron_schedule=line, execution_timezone=found.time_zone, job_name="any")
-    except dg.DagsterInvalidDefinitionError:
-        return spec.Schedules()
-    return found
-
-
 def kind(of: Literal["source", "target"]) -> str:
     """What Dagster calls the source's or target's system."""
     section = _text().get(of)
@@ -71,6 +59,6 @@ def _text() -> Mapping[str, Any]:
 RANGES: Final[int] = declared("ranges")
 OWNERS: Final[tuple[str, ...]] = declared("owners")
 TAGS: Final[dict[str, str]] = declared("tags")
-SCHEDULES: Final = schedules()
+SCHEDULES: Final[spec.Schedules] = declared("schedules")
 SOURCE_KIND: Final = kind("source")
 TARGET_KIND: Final = kind("target")

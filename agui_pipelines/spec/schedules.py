@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import re
+from datetime import UTC, datetime
 from typing import Annotated, Final
 from zoneinfo import available_timezones
 
+from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field
 
 from agui_pipelines.spec.section import Period, Section
 
-_FIELDS: Final = (
-    ("minute", 0, 59, ()),
-    ("hour", 0, 23, ()),
-    ("day of month", 1, 31, ()),
-    ("month", 1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
-    ("day of week", 0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
-)
-"""Of a cron line (crontab(5)): name, lowest and highest number, and the words that stand for numbers from the lowest on."""
-
-_PART: Final = re.compile(r"(\*|(?P<first>\w+)(-(?P<last>\w+))?)(/(?P<step>\d+))?")
+_FIELDS: Final = 5
+"""Of a cron line, as crontab(5) has it: minute, hour, day of the month, month, day of the week."""
 
 
 def _cron(line: str) -> str:
     fields = line.split()
-    if len(fields) != len(_FIELDS):
-        raise ValueError(f"'{line}' has {len(fields)} fields; a cron line has {len(_FIELDS)}, such as '*/15 * * * *'")
-    for text, (name, low, high, words) in zip(fields, _FIELDS, strict=True):
-        for part in text.split(","):
-            if not _is_possible(part, low, high, words):
-                raise ValueError(f"'{part}' is no {name} of a cron line ({low} to {high})")
+    if len(fields) != _FIELDS:
+        raise ValueError(f"'{line}' has {len(fields)} fields; a cron line has {_FIELDS}, such as '*/15 * * * *'")
+    if "#" in line or "l" in (fields[2] + fields[4]).lower():
+        raise ValueError(f"'{line}' has '#' or 'L', which Dagster does not take everywhere; give numbers or names of days")
+    try:
+        CronSim(line, datetime.now(UTC))
+    except CronSimError as error:
+        raise ValueError(f"'{line}' is no cron line: {error}") from error
     return " ".join(fields)
-
-
-def _is_possible(part: str, low: int, high: int, words: tuple[str, ...]) -> bool:
-    found = _PART.fullmatch(part)
-    if found is None or (found["step"] is not None and int(found["step"]) < 1):
-        return False
-    numbers = [
-        low + words.index(text.lower()) if text.lower() in words else int(text) if text.isdecimal() else -1
-        for text in (found["first"], found["last"])
-        if text is not None
-    ]
-    return all(low <= number <= high for number in numbers) and numbers == sorted(numbers)
 
 
 def _time_zone(name: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dagster as dg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from agui_pipelines import spec
-from assets.declared import declared, kind, schedules
+from assets.declared import declared, kind
 
 
 @pytest.fixture
@@ -18,7 +22,7 @@ def written(tmp_path, monkeypatch):
 def test_without_a_file_all_is_as_it_is_by_default(tmp_path, monkeypatch):
     monkeypatch.setenv(spec.FILE_VARIABLE, str(tmp_path / "nowhere.yaml"))
 
-    assert (declared("owners"), declared("tags"), schedules()) == (("team:platform",), {}, spec.Schedules())
+    assert (declared("owners"), declared("tags"), declared("schedules")) == (("team:platform",), {}, spec.Schedules())
     assert (kind("source"), kind("target")) == ("database", "database")
 
 
@@ -26,7 +30,8 @@ def test_variables_are_resolved(written, monkeypatch):
     monkeypatch.setenv("SYNC_CRON", "0 2 * * 0")
     written("schedules: {sync: '${SYNC_CRON}', verify: '0 5 * * *'}")
 
-    assert (schedules().sync, schedules().verify) == ("0 2 * * 0", "0 5 * * *")
+    found = declared("schedules")
+    assert (found.sync, found.verify) == ("0 2 * * 0", "0 5 * * *")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +46,35 @@ def test_variables_are_resolved(written, monkeypatch):
 def test_what_dagster_could_not_load_is_as_if_nothing_were_said(written, text):
     written(text)
 
-    assert schedules() == spec.Schedules()
+    assert declared("schedules") == spec.Schedules()
+
+
+NUMBERS = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)]
+WORDS = [[], [], ["L", "5L", "LW"], ["jan", "Dec"], ["sun", "FRI", "mon#2", "5L"]]
+
+
+@st.composite
+def cron_lines(draw):
+    """Most of which are cron lines, and some that nearly are."""
+
+    def part(bounds, words):
+        one = st.one_of(st.integers(*bounds).map(str), st.integers(0, 70).map(str), *map(st.just, words))
+        base = draw(st.one_of(st.just("*"), one, st.tuples(one, one).map("-".join)))
+        return base + draw(st.one_of(st.just(""), st.integers(0, 70).map(lambda step: f"/{step}")))
+
+    fields = zip(NUMBERS, WORDS, strict=True)
+    return " ".join(",".join(part(*of) for _ in range(draw(st.integers(1, 2)))) for of in fields)
+
+
+@pytest.mark.filterwarnings("ignore:Found a cron schedule with an interval")
+@settings(max_examples=300)
+@given(line=cron_lines())
+def test_a_cron_line_of_a_migration_file_is_one_that_dagster_loads(line):
+    try:
+        taken = spec.Schedules(sync=line).sync
+    except ValidationError:
+        return
+    dg.ScheduleDefinition("some", cron_schedule=taken, execution_timezone="UTC", job_name="any")
 
 
 @pytest.mark.parametrize("owner", ["me@localhost", "me@team.engineering", "me"])
