@@ -33,6 +33,6 @@ def target_rollback(
             return
         aftermath = after_failure(session, config.after_run)
         context.log.info(aftermath.sentence)
-        if aftermath.status == "live":  # a run that fails is what people are alerted of
+        if aftermath.status == "live" or aftermath.is_half:  # a run that fails is what people are alerted of
             raise RefusedError(aftermath.sentence)
         context.add_output_metadata({"status": aftermath.status, "said": aftermath.sentence})

@@ -15,6 +15,7 @@ from agui_pipelines.errors import MigrationError, RefusedError, RollbackError, S
 from agui_pipelines.keyspace import adjacent, range_names
 from agui_pipelines.ledger import Entry
 from agui_pipelines.losses import FORM, MEANING
+from agui_pipelines.phases.import_ import pending_ranges
 from agui_pipelines.phases.notify import notify
 from agui_pipelines.phases.pacing import require_carried_out
 from agui_pipelines.phases.plan import Plan, current, is_begun
@@ -22,7 +23,7 @@ from agui_pipelines.phases.rollback import PHASE as ROLLBACK
 from agui_pipelines.phases.rollback import Aftermath, after_failure
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.timeline import AROUND, side_by_side
-from agui_pipelines.phases.validate import SAMPLE_PHASE, pending_ranges, report_name
+from agui_pipelines.phases.validate import SAMPLE_PHASE, report_name
 
 
 def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh: bool, json: bool) -> None:

@@ -9,8 +9,16 @@ from agui_pipelines.cli import output
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import control
 from agui_pipelines.phases.plan import is_open
-from agui_pipelines.phases.rounds import is_half_written
-from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, SYNC, VALIDATE, not_voided, standing
+from agui_pipelines.phases.standing import (
+    BEGUN,
+    RESTORE,
+    RESTORE_BEGUN,
+    SYNC,
+    VALIDATE,
+    is_half_written,
+    not_voided,
+    standing,
+)
 from agui_pipelines.phases.steps import PHASE as CUTOVER
 from agui_pipelines.phases.steps import is_live, live_side
 from agui_pipelines.phases.steps import newest as newest_cutover

@@ -46,6 +46,7 @@ from agui_pipelines.phases.session import End, Session
 from agui_pipelines.phases.standing import (
     BACKUP,
     BACKUP_DELETED,
+    BEGUN,
     RESTORE,
     RESTORE_BEGUN,
     ROUND,
@@ -54,6 +55,7 @@ from agui_pipelines.phases.standing import (
     Standing,
     standing,
 )
+from agui_pipelines.phases.transform import PHASE as TRANSFORM
 from agui_pipelines.ports import BATCH_BYTES, Consistent, Store
 from agui_pipelines.progress import Meter
 from agui_pipelines.records import SCHEMAS, Digester, Kind, Reject, gathered, id_columns
@@ -90,6 +92,8 @@ class Backup:
     """Whether it is the last copy of what is deleted at the source; see `archive`."""
     marks: dict[str, str | None] | None = None
     """What the store said of itself (see `marks`): None if that could not be read, or was not kept yet."""
+    token: str = ""
+    """Of the lock of the store under which it was made; empty if that was not held."""
     created_at: str = ""
 
     @property
@@ -130,9 +134,10 @@ def ensure(
     `others`: further ids, in lists, for the first backup of a plan that also removes something.
 
     To be called before the first of them is written: what a range that was staged anew has written before is not what was
-    there. Raises `BackupError` if something under those ids cannot be read.
+    there. A backup that was made long before that, without holding the lock since, is made again, as others may have written.
+    Raises `BackupError` if something under those ids cannot be read.
     """
-    before = of_plan(session, plan.plan_id)
+    before = _without_outdated(session, of_plan(session, plan.plan_id))
     covered = {id_ for backup in before for id_ in backup.covers}
     wanted = [snapshot for snapshot in staged if snapshot.manifest.snapshot_id not in covered]
     if not wanted:
@@ -153,6 +158,26 @@ def ensure(
                     yield pa.RecordBatch.from_arrays(columns, schema=CATALOGUE)
 
     return _create(session, "target", plan.plan_id, keys(), tuple(s.manifest.snapshot_id for s in wanted))
+
+
+def _without_outdated(session: Session, made: Iterable[Backup]) -> list[Backup]:
+    """Remove the backups since which others may have written, and this migration has not; those that are left."""
+    with session.target() as store:
+        token = session.token(store)
+    left = []
+    for backup in made:
+        if backup.token == token != "" or _is_begun(session, backup):
+            left.append(backup)
+        else:
+            _remove(session, backup)
+    return left
+
+
+def _is_begun(session: Session, backup: Backup) -> bool:
+    """Whether an import of what a backup is of has begun, so that what is in the target now is not what was there before."""
+    ranges, entries = key_ranges(session, backup), session.ledger.entries(plan_id=backup.plan_id)
+    made = next(i for i, each in enumerate(entries) if (each.phase, each.unit) == (PHASE, backup.backup_id))
+    return any(each.phase == BEGUN and ranges.intersection(each.outputs["ranges"]) for each in entries[made:])
 
 
 def archive(session: Session, keys: Iterator[pa.RecordBatch], basis: str) -> Backup:
@@ -181,6 +206,13 @@ def of_plan(session: Session, plan_id: str) -> list[Backup]:
     A backup that was put back does not count: what comes next is another first write.
     """
     return [backup for backup in outstanding(session) if backup.plan_id == plan_id]
+
+
+def key_ranges(session: Session, backup: Backup) -> frozenset[str]:
+    """The key ranges of its plan that a backup is of; none for a whole store, or if that is not known."""
+    entries = session.ledger.entries(phase=TRANSFORM, plan_id=backup.plan_id) if backup.plan_id else []
+    names = {entry.outputs["snapshot_id"]: entry.unit for entry in entries}
+    return frozenset(names[id_] for id_ in backup.covers) if names.keys() >= set(backup.covers) else frozenset()
 
 
 def find(session: Session, backup_id: str | None = None) -> Backup:
@@ -232,7 +264,8 @@ def _put_back(session: Session, backup: Backup) -> RestoreReport:
         _require_same_place(backup, store)
         store.prepare()
     begun = RESTORE_BEGUN if backup.of == "target" else SOURCE_RESTORE_BEGUN
-    session.ledger.record(Entry(begun, backup.plan_id, backup.backup_id, outputs={"covers": list(backup.covers)}))
+    ranges = sorted(key_ranges(session, backup))
+    session.ledger.record(Entry(begun, backup.plan_id, backup.backup_id, outputs={"ranges": ranges}))
     # Removed first, so that there is room in a target that is full. A restore that ends here is done again from its beginning.
     removed = Counter(dict.fromkeys(map(str, Kind), 0))
     is_more = _remove_others(session, backup, opened, removed)
@@ -375,13 +408,15 @@ def _sealed(
         _opened(session, of) as store,
         store.held_view() if isinstance(store, Consistent) else nullcontext() as view,
     ):
-        place, marks = store.describe(), marks_of(store)
+        place, marks, token = store.describe(), marks_of(store), session.token(store)
         work = partial(one, digester)
         session.in_parallel(lambda r: retried(session, meter, partial(work, r)), [r for r in ranges if r.keys])
     session.conclude(meter, plan_id)
     snapshots, checksum = dict(sorted(made.items())), session.workspace.checksum(name)
     ranges_ = tuple(ranges)
-    return Backup(backup_id, of, plan_id, place, ranges_, snapshots, covers, records, size, checksum, marks=marks)
+    return Backup(
+        backup_id, of, plan_id, place, ranges_, snapshots, covers, records, size, checksum, marks=marks, token=token
+    )
 
 
 def _read(

@@ -12,8 +12,9 @@ than another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Final
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ from agui_pipelines.phases.export import PHASE as EXPORT
 from agui_pipelines.phases.plan import Plan
 from agui_pipelines.phases.seen import History, is_unusable, raw_of, state_digests
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import RESTORE_BEGUN
+from agui_pipelines.phases.standing import BACKUP, RESTORE_BEGUN
 from agui_pipelines.records import ORIGIN, Kind, id_columns
 from agui_pipelines.staging import SnapshotReader
 from agui_pipelines.staging.workspace import new_id
@@ -59,22 +60,33 @@ TARGET_ROW: Final = pa.schema(
 
 _GROUP_ROWS: Final = 10_000
 """As in `keyspace`: a key range is read with all of the row groups that it begins and ends in."""
-_OLD, _TOUCHED, _NEW, _ORIGIN = range(4)
+_OLD, _TOUCHED, _NEW, _ORIGIN, _LEFT = range(5)
 """What a row is that goes into the making of a cursor."""
+_UNLIKE_ANY: Final = bytes(16)
+"""A digest that no state has: at the next look its id counts as changed, or as gone."""
 
+_TOUCHES: Final = f"SELECT 1 FROM rows t WHERE t.part = {_TOUCHED} AND t.source_id = r.source_id"  # noqa: S608 - made of constants
 _UNTOUCHED: Final = (
-    f"SELECT * EXCLUDE part FROM rows r WHERE part = {_NEW} OR part = {_OLD} "  # noqa: S608 - made of constants
-    f"AND NOT EXISTS (SELECT 1 FROM rows t WHERE t.part = {_TOUCHED} AND t.source_id = r.source_id)"
+    f"SELECT * EXCLUDE part FROM rows r WHERE part = {_NEW} OR part = {_OLD} "  # noqa: S608 - likewise
+    f"AND NOT EXISTS ({_TOUCHES})"
 )
+_LEFT_BEHIND: Final = (
+    f"SELECT * EXCLUDE part FROM rows r WHERE part = {_OLD} AND EXISTS ({_TOUCHES}) "  # noqa: S608 - likewise
+    f"AND NOT EXISTS (SELECT 1 FROM rows n WHERE n.part = {_NEW} AND n.kind = r.kind "
+    "AND n.target_id = r.target_id AND n.other = r.other)"
+)
+_LEFT_IDS: Final = f"SELECT DISTINCT source_id FROM ({_LEFT_BEHIND}) ORDER BY source_id"  # noqa: S608 - likewise
 _SOURCES: Final = (
     "SELECT source_id, any_value(state) AS state, "  # noqa: S608 - likewise
     "any_value(expires_at) AS expires_at, any_value(history) AS history "
-    f"FROM ({_UNTOUCHED}) GROUP BY source_id ORDER BY source_id"
+    f"FROM (SELECT * FROM ({_UNTOUCHED}) u "
+    f"WHERE NOT EXISTS (SELECT 1 FROM rows l WHERE l.part = {_LEFT} AND l.source_id = u.source_id) "
+    f"UNION ALL SELECT * EXCLUDE part FROM rows WHERE part = {_LEFT}) GROUP BY source_id ORDER BY source_id"
 )
 _TARGETS: Final = (
     f"WITH origins AS (SELECT DISTINCT target_id, source_id FROM rows WHERE part = {_ORIGIN}) "  # noqa: S608 - likewise
     "SELECT coalesce(o.source_id, r.source_id) AS source_id, r.* EXCLUDE source_id "
-    f"FROM ({_UNTOUCHED}) r LEFT JOIN origins o ON r.source_id = ''::BLOB AND o.target_id = r.target_id "
+    "FROM ({}) r LEFT JOIN origins o ON r.source_id = ''::BLOB AND o.target_id = r.target_id "
     "ORDER BY 1, kind, target_id, other"
 )
 
@@ -145,15 +157,21 @@ def require_newest(session: Session, plan: Plan, *, why: str) -> None:
 
 
 def cursors(ledger: Ledger) -> list[Cursor]:
-    """The cursors that still stand, oldest first: taking back what a round wrote also takes back its cursor and later ones."""
+    """The cursors that still stand, oldest first: taking back what a round wrote also takes back its cursor and later ones.
+
+    So does taking back something older: all cursors that were made since its backup was go with it.
+    """
     found: list[Cursor] = []
+    backed_up: dict[str, int] = {}  # how many cursors there were when each backup was made
     for entry in ledger.entries():
         if entry.phase == CURSOR:
             found.append(Cursor(**{**entry.outputs, "created_at": entry.at}))
+        elif entry.phase == BACKUP:
+            backed_up[entry.unit] = len(found)
         elif entry.phase == RESTORE_BEGUN:
             taken_back = entry.plan_id
-            at = next((i for i, each in enumerate(found) if taken_back in ("", each.round_id, each.base_plan)), None)
-            found = found if at is None else found[:at]
+            of_it = (i for i, each in enumerate(found) if taken_back in ("", each.round_id, each.base_plan))
+            found = found[: min(next(of_it, len(found)), backed_up.get(entry.unit, 0))]
     return found
 
 
@@ -185,33 +203,67 @@ def write(
     `touched`: batches whose first column is ids of the source, as bytes. `kept`: batches of `TARGET_ROW` that are to stay all
     the same. Returns the new cursor's id, how many ids of the source it has and how many records. Sorts on disk.
     """
-    cursor_id = new_id("cursor")
     gone = list(touched) if before is not None else []
-    sources = _written(
-        session,
-        f"cursors/{cursor_id}/source.parquet",
-        SOURCE_ROW,
-        _SOURCES,
-        {
-            _OLD: before.sources(session) if before is not None else (),
-            _TOUCHED: gone,
-            _NEW: (batch for snapshot in exported for batch in source_rows(snapshot)),
-        },
+    return _write(session, before, gone, list(exported), _targets_of(before, session, gone, list(staged), kept), ())
+
+
+def write_first(
+    session: Session, before: Cursor | None, exported: Iterable[SnapshotReader], staged: Iterable[SnapshotReader]
+) -> tuple[str, int, int]:
+    """Write the files of a cursor of an import, which removes nothing: what `before` knows besides is still in the target.
+
+    An id that was not read any more stays as it was known, and so is found to be gone. One that was read, and of which
+    something was not staged again, counts as changed, so that the next round removes that. Returns as `write`.
+    """
+    read, snapshots = list(exported), list(staged)
+    some = read if before is not None else ()
+    ids = [batch.select(["source_id"]) for snapshot in some for batch in source_rows(snapshot)]
+    parts = _targets_of(before, session, ids, snapshots, ())
+    left = list(_sorted(TARGET_ROW, _LEFT_IDS, parts())) if before is not None else []
+    return _write(session, before, ids, read, parts, left)
+
+
+Parts = dict[int, Iterable[pa.RecordBatch]]
+"""Rows that go into the making of a cursor, by what they are."""
+
+
+def _targets_of(
+    before: Cursor | None,
+    session: Session,
+    touched: list[pa.RecordBatch],
+    staged: list[SnapshotReader],
+    kept: Iterable[pa.RecordBatch],
+) -> Callable[[], Parts]:
+    return lambda: {
+        _OLD: before.targets(session) if before is not None else (),
+        _TOUCHED: touched,
+        _NEW: chain((batch for s in staged for batch in target_rows(s)), kept),
+        _ORIGIN: (batch for s in staged if s.manifest.origins_segment is not None for batch in s.origins()),
+    }
+
+
+def _write(
+    session: Session,
+    before: Cursor | None,
+    touched: list[pa.RecordBatch],
+    exported: list[SnapshotReader],
+    targets: Callable[[], Parts],
+    left: Sequence[pa.RecordBatch],
+) -> tuple[str, int, int]:
+    """`left`: batches of the ids of which something is still in the target that was not staged again."""
+    cursor_id = new_id("cursor")
+    sources: Parts = {
+        _OLD: before.sources(session) if before is not None else (),
+        _TOUCHED: touched,
+        _NEW: (batch for snapshot in exported for batch in source_rows(snapshot)),
+        _LEFT: left,
+    }
+    of_targets = f"{_UNTOUCHED} UNION ALL {_LEFT_BEHIND}" if left else _UNTOUCHED
+    ids = _written(session, f"cursors/{cursor_id}/source.parquet", SOURCE_ROW, _SOURCES, sources)
+    records = _written(
+        session, f"cursors/{cursor_id}/target.parquet", TARGET_ROW, _TARGETS.format(of_targets), targets()
     )
-    snapshots = list(staged)
-    targets = _written(
-        session,
-        f"cursors/{cursor_id}/target.parquet",
-        TARGET_ROW,
-        _TARGETS,
-        {
-            _OLD: before.targets(session) if before is not None else (),
-            _TOUCHED: gone,
-            _NEW: _chained((batch for s in snapshots for batch in target_rows(s)), kept),
-            _ORIGIN: (batch for s in snapshots if s.manifest.origins_segment is not None for batch in s.origins()),
-        },
-    )
-    return cursor_id, sources, targets
+    return cursor_id, ids, records
 
 
 def source_rows(exported: SnapshotReader) -> Iterator[pa.RecordBatch]:
@@ -266,19 +318,17 @@ def _row(schema: pa.Schema, values: dict[str, object], rows: int) -> pa.RecordBa
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _written(
-    session: Session, name: str, schema: pa.Schema, query: str, parts: dict[int, Iterable[pa.RecordBatch]]
-) -> int:
+def _sorted(schema: pa.Schema, query: str, parts: Parts) -> Iterator[pa.RecordBatch]:
+    """What a query tells of rows, of which `schema` has the columns; `part` says what each is."""
     marked = pa.schema([pa.field("part", pa.int8()), *(field.with_nullable(True) for field in schema)])
+    batches = (_marked(marked, part, batch) for part, some in parts.items() for batch in some)
+    yield from sorted_on_disk(batches, marked, query)
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        for part, some in parts.items():
-            for batch in some:
-                yield _marked(marked, part, batch)
 
+def _written(session: Session, name: str, schema: pa.Schema, query: str, parts: Parts) -> int:
     rows = 0
     with session.workspace.writing(name) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for batch in sorted_on_disk(batches(), marked, query):
+        for batch in _sorted(schema, query, parts):
             writer.write_batch(batch.select(schema.names).cast(schema), row_group_size=_GROUP_ROWS)
             rows += batch.num_rows
     return rows
@@ -287,16 +337,13 @@ def _written(
 def _marked(schema: pa.Schema, part: int, batch: pa.RecordBatch) -> pa.RecordBatch:
     if part == _TOUCHED:
         values = {"source_id": batch.column(0)}
+    elif part == _LEFT:
+        values = {"source_id": batch.column(0), "state": pa.repeat(pa.scalar(_UNLIKE_ANY), batch.num_rows)}
     elif part == _ORIGIN:
         values = {"source_id": batch.column(ORIGIN.names[1]), "target_id": batch.column(ORIGIN.names[0])}
     else:
         values = {field.name: batch.column(field.name) for field in batch.schema}
     return _row(schema, {**values, "part": pa.repeat(pa.scalar(part, pa.int8()), batch.num_rows)}, batch.num_rows)
-
-
-def _chained(*some: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for each in some:
-        yield from each
 
 
 def _read(session: Session, name: str, within: KeyRange | None) -> Iterator[pa.RecordBatch]:

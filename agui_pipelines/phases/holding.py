@@ -113,11 +113,16 @@ def held(open_: Callable[[], Store], migration: str, workspace: str) -> Iterator
                 holding.end()
 
 
+def token(store: Store, workspace: str) -> str:
+    """What names the lock of a store that this process holds, from when it was taken until it ends; empty if it does not."""
+    holding = _held.get((store.describe(), workspace))
+    return "" if holding is None else holding.owner.token
+
+
 def fence(store: Store, workspace: str) -> None:
     """Have a store of which this process holds the lock be changed only as long as that is so."""
-    holding = _held.get((store.describe(), workspace))
-    if holding is not None:
-        store.fence(holding.owner.token)
+    if held_by := token(store, workspace):
+        store.fence(held_by)
 
 
 def require_held(workspace: str) -> None:

@@ -20,7 +20,7 @@ from agui_pipelines.errors import LockLostError, RefusedError, StagingError
 from agui_pipelines.ledger import Entry, Ledger
 from agui_pipelines.phases import in_place, pacing
 from agui_pipelines.phases.admission import require_importable
-from agui_pipelines.phases.backup import Backup, ensure, of_plan
+from agui_pipelines.phases.backup import Backup, ensure, key_ranges, of_plan
 from agui_pipelines.phases.cursor import require_newest
 from agui_pipelines.phases.expect import require_expected
 from agui_pipelines.phases.export import exported
@@ -28,7 +28,7 @@ from agui_pipelines.phases.plan import Plan, is_open
 from agui_pipelines.phases.readiness import require_ready
 from agui_pipelines.phases.retry import retried
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, not_voided, voids
+from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, is_half_written, not_voided, voids
 from agui_pipelines.phases.transform import staged, staged_ranges
 from agui_pipelines.ports import BATCH_BYTES, Store, Written
 from agui_pipelines.progress import Meter
@@ -106,6 +106,12 @@ def _import(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
     if session.migration.in_place and not in_place.is_begun(session, plan.plan_id):
         exported_ranges = [exported(session, plan, each.name) for each in plan.ranges]
         require_ready(session, exported_ranges, staged_ranges(session, plan).values())
+    if plan.purpose == "migrate" and len(ranges) < len(plan.ranges) and is_half_written(session.ledger):
+        raise RefusedError(
+            "A sync was ended while it wrote.",
+            why="What it has written of other key ranges would not be known any more.",
+            remedy="Sync once more, which finishes it: agui-migrate sync. Or run the whole migration again.",
+        )
     back_up(session, plan, ranges)
     snapshots = {name: _require_staged(session, plan, name) for name in ranges}
     for snapshot in snapshots.values():
@@ -132,9 +138,9 @@ def _import(session: Session, plan: Plan, ranges: Sequence[str]) -> ImportReport
 def back_up(
     session: Session, plan: Plan, ranges: Sequence[str], others: Iterable[Sequence[bytes]] = ()
 ) -> list[Backup]:
-    """Back up what an import of the named key ranges is going to replace; all backups of the plan.
+    """Back up what an import of the named key ranges is going to replace; the backups that are of them.
 
-    `others`: as for `backup.ensure`.
+    `others`: as for `backup.ensure`. The lock of the target must be held until the import has begun, or it is done again.
 
     Raises what an import raises before anything is written.
     """
@@ -151,7 +157,7 @@ def back_up(
     require_expected(session, plan)
     if session.migration.backup.before_import:
         ensure(session, plan, snapshots, others)
-    return of_plan(session, plan.plan_id)
+    return [backup for backup in of_plan(session, plan.plan_id) if key_ranges(session, backup).intersection(ranges)]
 
 
 def _require_importable_once(session: Session, plan: Plan) -> None:
@@ -177,6 +183,16 @@ def imported(session: Session, plan: Plan, snapshot: SnapshotReader) -> Entry | 
     manifest = snapshot.manifest
     unit, basis = manifest.range, manifest.snapshot_id
     return _newest(session.ledger, (PHASE, plan.plan_id, unit, basis))
+
+
+def pending_ranges(session: Session, plan: Plan) -> list[str]:
+    """The key ranges of a plan that are still to be imported (or, of one that only proves, staged) before it is validated."""
+    snapshots, proves = staged_ranges(session, plan), plan.purpose == "verify"
+    return [
+        r.name
+        for r in plan.ranges
+        if r.name not in snapshots or not (proves or imported(session, plan, snapshots[r.name]))
+    ]
 
 
 def _newest(ledger: Ledger, names: tuple[str, str, str, str]) -> Entry | None:
@@ -240,7 +256,7 @@ def _import_segment(
     if done is not None:
         meter.add(segment.records, segment.document_bytes)
         return Written(**done.outputs)
-    begun = _begun(session, segment, basis, _progress_file(snapshot), resumable=resumable)
+    begun = _begun(session, plan, snapshot, segment, resumable=resumable)
     records, written = 0, begun.written
     for batch in snapshot.portions(segment, session.migration.batch_size, BATCH_BYTES):
         session.require_going()
@@ -276,9 +292,10 @@ def _progress_file(snapshot: SnapshotReader) -> str:
     return f"progress/{snapshot.manifest.snapshot_id}.json"
 
 
-def _begun(session: Session, segment: Segment, snapshot_id: str, file: str, *, resumable: bool) -> _Progress:
+def _begun(session: Session, plan: Plan, snapshot: SnapshotReader, segment: Segment, *, resumable: bool) -> _Progress:
     """How far an earlier run came within a segment. Raises `StagingError` if that cannot be read."""
-    voiding = max((each.at for each in session.ledger.entries() if voids(each, snapshot_id)), default="")
+    file, range_ = _progress_file(snapshot), snapshot.manifest.range
+    voiding = max((each.at for each in session.ledger.entries() if voids(each, plan.plan_id, range_)), default="")
     nothing = _Progress(segment.path, voiding)
     if not resumable or not session.workspace.has(file):
         return nothing

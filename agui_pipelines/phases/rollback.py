@@ -23,7 +23,6 @@ from agui_pipelines.phases.plan import PHASE as PLAN
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.standing import BEGUN, not_voided, standing
 from agui_pipelines.phases.steps import is_live
-from agui_pipelines.phases.transform import PHASE as TRANSFORM
 
 PHASE: Final = "rollback"
 
@@ -48,6 +47,8 @@ class Aftermath:
     status: Literal["nothing_written", "written_before", "rolled_back", "kept", "live"]
     sentence: str
     restored: tuple[RestoreReport, ...] = ()
+    is_half: bool = False
+    """Whether part of an import is left that nobody has asked to keep."""
 
     def to_dict(self) -> dict[str, Any]:
         return {"status": self.status, "restored": [asdict(report) for report in self.restored]}
@@ -78,16 +79,17 @@ def after_failure(session: Session, run_id: str) -> Aftermath:
             stack.enter_context(session.exclusive())
         except MigrationError as error:
             raise _not_put_back(error, []) from error
-        if reason := _kept_because(session, begun):
-            return Aftermath("kept", f"The target was left as it is: {reason}")
-        made = _of_ranges(session, begun) or []
+        undoing = _undoing(session, begun)
+        if undoing.kept:
+            return Aftermath("kept", f"The target was left as it is: {undoing.kept}", is_half=not undoing.is_wanted)
         try:
-            _verify(session, made)
-            restored = _put_back(session, made)
+            _verify(session, undoing.backups)
+            restored = _put_back(session, undoing.backups)
         except Exception as error:  # whatever it is, people must hear that the target is half imported
-            raise _not_put_back(error, made) from error
+            raise _not_put_back(error, undoing.backups) from error
     _record(session, begun.plan_id, restored, automatic=True)
-    return Aftermath("rolled_back", _told(restored), restored)
+    spared = f" Imported before, and left: {', '.join(undoing.spared)}; import them again." if undoing.spared else ""
+    return Aftermath("rolled_back", f"{_told(restored)}{spared}", restored)
 
 
 def _nothing_written(session: Session) -> Aftermath:
@@ -117,42 +119,78 @@ def _not_put_back(error: Exception, made: Sequence[Backup]) -> RollbackError:
     )
 
 
-def _kept_because(session: Session, begun: Entry) -> str:
-    """Why what a run has imported is not undone without being asked; empty if it is to be."""
-    now, made, alone = standing(session.ledger), _of_ranges(session, begun), _of_ranges_alone(session, begun)
+@dataclass(frozen=True, slots=True)
+class _Undoing:
+    """What is to be done about a run that failed."""
+
+    backups: Sequence[Backup] = ()
+    """What is put back; nothing if what was imported is kept."""
+    kept: str = ""
+    """Why it is."""
+    is_wanted: bool = False
+    """Whether somebody wants it kept, or nothing is wrong with it; otherwise the target is left half imported."""
+    spared: Sequence[str] = ()
+    """Key ranges that were imported before, and are left as they are."""
+
+
+def _undoing(session: Session, begun: Entry) -> _Undoing:
     ask = "To undo it: agui-migrate rollback"
-    reasons = {
-        "another run has imported since.": now.begun is None or now.begun.outputs["run_id"] != begun.outputs["run_id"],
+    now, ranges = standing(session.ledger), set(begun.outputs["ranges"])
+    before, finished, since = _besides(session, begun)
+    is_part = len(ranges) < _ranges_of_plan(session, begun)
+    spared = before if is_part else set()
+    made = [each for each in backups.of_plan(session, begun.plan_id) if _is_to_undo(session, each, ranges, spared)]
+    wanted = {
         "what was imported has been proven.": begun.plan_id in now.proven,
+        f"the run was ended by agui-migrate control abort. To resume, run again. {ask}": _was_aborted(session, begun),
+        f"the migration file says so (on_failure: keep). {ask}": session.migration.on_failure == "keep",
+        f"all of its key ranges were imported; what failed after that is of all key ranges of the plan. {ask}": (
+            is_part and finished == ranges
+        ),
+    }
+    half = {
+        "another run has imported since. Import its key ranges again.": since,
         f"its lock was lost, so another migration may have written there since. To resume, run again. {ask}": (
             begun.plan_id in now.lock_lost
         ),
-        f"the run was ended by agui-migrate control abort. To resume, run again. {ask}": _was_aborted(session, begun),
-        f"the migration file says so (on_failure: keep). {ask}": session.migration.on_failure == "keep",
-        f"its backup is also of key ranges that other runs imported. {ask}": made is None,
-        f"{alone} {ask}": bool(alone),
-        "there is no backup of it that was not put back already.": made == [],
+        f"its backup is also of key ranges that other runs imported. {ask}": any(
+            not backups.key_ranges(session, each) <= ranges for each in made
+        ),
+        "its key ranges had been imported before, by another run, so to put them back would take that away. "
+        f"Import them again. {ask}": spared == ranges,
+        "there is no backup of it that was not put back already.": not made,
     }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+    for reasons, is_wanted in ((wanted, True), (half, False)):
+        kept = next((reason for reason, holds in reasons.items() if holds), "")
+        if kept:
+            return _Undoing(kept=kept, is_wanted=is_wanted)
+    return _Undoing(made, spared=sorted(spared))
 
 
-def _of_ranges_alone(session: Session, begun: Entry) -> str:
-    """Why what a run of some key ranges has imported is kept; empty if it is not, or was of all of them."""
+def _besides(session: Session, begun: Entry) -> tuple[set[str], set[str], bool]:
+    """Of the key ranges of a run: which had been imported before it, which were since; and whether somebody else has begun to
+    write any of them since, or anything of another plan.
+    """
+    entries, ranges = session.ledger.entries(), set(begun.outputs["ranges"])
+    at = entries.index(begun)
+
+    def is_ours(each: Entry) -> bool:
+        return (each.phase, each.plan_id) == (IMPORT, begun.plan_id) and each.unit in ranges
+
+    others = [each for each in entries[at + 1 :] if each.phase == BEGUN]
+    since = any(each.plan_id != begun.plan_id or ranges.intersection(each.outputs["ranges"]) for each in others)
+    before = {each.unit for each in not_voided(entries[:at], is_ours)}
+    return before, {each.unit for each in not_voided(entries[at:], is_ours)}, since
+
+
+def _ranges_of_plan(session: Session, begun: Entry) -> int:
     planned = session.ledger.last(PLAN, plan_id=begun.plan_id)
-    ranges = begun.outputs["ranges"]
-    if planned is None or len(ranges) == len(planned.outputs["ranges"]):
-        return ""
-    there = not_voided(
-        session.ledger.entries(),
-        lambda each: (each.phase, each.plan_id) == (IMPORT, begun.plan_id) and each.unit in ranges,
-    )
-    if any(entry.at < begun.at for entry in there):
-        return (
-            "some of its key ranges had been imported before, by another run, so to put them back would take that away."
-        )
-    if {entry.unit for entry in there} == set(ranges):
-        return "all of its key ranges were imported; what failed after that is of all key ranges of the plan."
-    return ""
+    return len(planned.outputs["ranges"]) if planned is not None else 0
+
+
+def _is_to_undo(session: Session, backup: Backup, ranges: set[str], spared: set[str]) -> bool:
+    """Whether a backup is of key ranges that a run has imported, and not only of such as were imported before."""
+    return bool(backups.key_ranges(session, backup) & (ranges - spared))
 
 
 def _was_aborted(session: Session, begun: Entry) -> bool:
@@ -298,15 +336,6 @@ def chosen(session: Session, backup_id: str | None = None) -> list[Backup]:
             remedy="To put back an older one, name it; agui-migrate backup list shows them.",
         )
     return existing
-
-
-def _of_ranges(session: Session, begun: Entry) -> list[Backup] | None:
-    """The backups of the key ranges that an import has begun; None if one of them is of others besides."""
-    made = backups.of_plan(session, begun.plan_id)
-    staged = session.ledger.entries(phase=TRANSFORM, plan_id=begun.plan_id)
-    ours = {entry.outputs["snapshot_id"] for entry in staged if entry.unit in begun.outputs["ranges"]}
-    touched = [each for each in made if ours.intersection(each.covers)]
-    return touched if all(ours.issuperset(each.covers) for each in touched) else None
 
 
 def _told(restored: tuple[RestoreReport, ...]) -> str:

@@ -11,16 +11,17 @@ import pyarrow.parquet as pq
 
 from agui_pipelines.errors import RefusedError
 from agui_pipelines.keyspace import CATALOGUE, LEFT_OUT, cut, write_catalogue
-from agui_pipelines.ledger import Entry, Ledger
+from agui_pipelines.ledger import Entry
 from agui_pipelines.phases import cursor as cursors
 from agui_pipelines.phases.cursor import Cursor
 from agui_pipelines.phases.export import PHASE as EXPORT
 from agui_pipelines.phases.export import exported
+from agui_pipelines.phases.import_ import pending_ranges
 from agui_pipelines.phases.looking import Findings
 from agui_pipelines.phases.plan import PHASE as PLAN
 from agui_pipelines.phases.plan import Plan, listing_id, outputs_of, plan_of, route_of
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import BEGUN, RESTORE_BEGUN, ROUND, SYNC, standing
+from agui_pipelines.phases.standing import BEGUN, ROUND, is_half_written, open_round, standing
 from agui_pipelines.phases.transform import PHASE as TRANSFORM
 from agui_pipelines.phases.transform import staged_ranges
 from agui_pipelines.staging import SnapshotReader
@@ -120,32 +121,13 @@ def begin(
 
 def unfinished(session: Session) -> Round | None:
     """The round that has begun to write and has not come to its end; what others have left is removed."""
-    entry = _open(session.ledger)
+    entry = open_round(session.ledger)
     if entry is None:
         return None
     if is_half_written(session.ledger):
         return _of_entry(entry)
     forget(session, entry.plan_id)
     return None
-
-
-def is_half_written(ledger: Ledger) -> bool:
-    """Whether a round has begun to write, and was ended before its end."""
-    entry = _open(ledger)
-    if entry is None or ledger.last(BEGUN, plan_id=entry.plan_id) is None:
-        return False
-    taken_back = any(
-        each.plan_id in ("", entry.plan_id) for each in ledger.entries(phase=RESTORE_BEGUN, since=(ROUND,))
-    )
-    # Who has imported everything since has brought what the round was for, and perhaps what came after it.
-    passed_over = any(each.plan_id != entry.plan_id for each in ledger.entries(phase=BEGUN, since=(ROUND,)))
-    return not taken_back and not passed_over
-
-
-def _open(ledger: Ledger) -> Entry | None:
-    """The newest round, if it was not closed."""
-    entry = ledger.last(ROUND)
-    return None if entry is None or ledger.last(SYNC, plan_id=entry.plan_id) is not None else entry
 
 
 def forget(session: Session, round_id: str, *, keeping_scan: bool = False) -> None:
@@ -162,9 +144,7 @@ def forget(session: Session, round_id: str, *, keeping_scan: bool = False) -> No
 
 def require_started(session: Session) -> None:
     """Raises `RefusedError` if there is nothing that a round could start from."""
-    current = cursors.current_cursor(session)
-    if _base(session, current) is None and current is None:
-        raise _nothing_proven(session)
+    _base(session, cursors.current_cursor(session))
 
 
 def starting_point(session: Session, server: str) -> Cursor:
@@ -175,16 +155,13 @@ def starting_point(session: Session, server: str) -> Cursor:
     """
     current = cursors.current_cursor(session)
     base = _base(session, current)
-    if base is None and current is not None:
-        return current
-    if base is None:
-        raise _nothing_proven(session)
+    if isinstance(base, Cursor):
+        return base
     before = current if current is not None and current.fingerprint == base.fingerprint else None
-    with session.workspace.reading(base.catalogue) as file:
-        touched = list(pq.ParquetFile(file).iter_batches(columns=["key"])) if before is not None else []
     names = [r.name for r in base.ranges]
     read = [found for name in names if (found := exported(session, base, name)) is not None]
-    cursor_id, ids, records = cursors.write(session, before, touched, read, staged_ranges(session, base).values())
+    staged = staged_ranges(session, base).values()
+    cursor_id, ids, records = cursors.write_first(session, before, read, staged)
     return cursors.record(
         session,
         Cursor(
@@ -201,14 +178,14 @@ def starting_point(session: Session, server: str) -> Cursor:
     )
 
 
-def _base(session: Session, current: Cursor | None) -> Plan | None:
-    """The plan to make a first cursor of; None if the current cursor is to be taken, or there is none."""
+def _base(session: Session, current: Cursor | None) -> Plan | Cursor:
+    """The current cursor, or the plan that a first one is to be made of. Raises `RefusedError` if there is neither."""
     ledger = session.ledger
     plans = [e for e in ledger.entries(phase=PLAN) if e.outputs["purpose"] == "migrate"]
     begun = [e for e in plans if ledger.last(BEGUN, plan_id=e.plan_id) is not None]
     written = ledger.last(BEGUN, plan_id=begun[-1].plan_id) if begun else None
     if current is not None and current.seeded and not (written is not None and written.at > current.created_at):
-        return None
+        return current
     proven = standing(ledger).proven
     if not begun or begun[-1].plan_id not in proven:
         raise _nothing_proven(session)
@@ -221,7 +198,13 @@ def _base(session: Session, current: Cursor | None) -> Plan | None:
         )
     # Ranges of it may have been imported again since the cursor was made.
     if current is not None and current.base_plan == base.plan_id and current.created_at >= begun_at:
-        return None
+        return current
+    if pending := pending_ranges(session, base):
+        raise RefusedError(
+            f"The key ranges {', '.join(pending)} of {base.plan_id} were exported again, and not imported since.",
+            why="What a sync brings is found by what the target was given, and that is not what was exported last.",
+            remedy=f"Import them, which validates all: agui-migrate run {' '.join(f'--range={name}' for name in pending)}",
+        )
     return base
 
 

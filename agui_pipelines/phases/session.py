@@ -147,6 +147,10 @@ class Session:
         ):
             yield
 
+    def token(self, store: Store) -> str:
+        """What names the lock of a store for as long as it is held without a break; empty if it is not."""
+        return holding.token(store, str(self.workspace))
+
     def require_unlocked(self) -> None:
         """Raises `LockedError` if somebody writes to the target, for which nobody is kept off."""
         with self.target() as target:

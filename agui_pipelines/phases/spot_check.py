@@ -20,9 +20,10 @@ from agui_pipelines.phases.cursor import TARGET_ROW, Cursor
 from agui_pipelines.phases.observation import Names, Unreadable, clock, observe, spans_of_ids
 from agui_pipelines.phases.plan import route_of
 from agui_pipelines.phases.recheck import look_again
-from agui_pipelines.phases.rounds import is_half_written, starting_point
+from agui_pipelines.phases.rounds import starting_point
 from agui_pipelines.phases.sample import Sample, choose
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.standing import is_half_written, standing
 from agui_pipelines.phases.steps import require_source_live
 from agui_pipelines.records import Kind
 
@@ -39,6 +40,8 @@ class SpotCheck:
     kinds: dict[Kind, KindComparison]
     unreadable: int
     seconds: float
+    changes_allowed: bool = False
+    """Whether the target may be changed by others (`sync.on_conflict: target`): what is other than it was left is only told."""
 
     @property
     def findings(self) -> dict[str, Names]:
@@ -56,7 +59,8 @@ class SpotCheck:
 
     @property
     def passed(self) -> bool:
-        return not self.findings and not self.unreadable
+        missing = any(result.missing.count for result in self.kinds.values())
+        return not (missing if self.changes_allowed else self.findings) and not self.unreadable
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -82,12 +86,7 @@ def spot_check(session: Session, size: int, seed: int | None = None) -> SpotChec
     with session.exclusive():
         require_source_live(session.ledger)
         began = time.monotonic()
-        if is_half_written(session.ledger):
-            raise RefusedError(
-                "A sync was ended while it wrote.",
-                why="What the target is to hold is known again once that is finished.",
-                remedy="Sync once more: agui-migrate sync.",
-            )
+        _require_finished(session)
         cursor = starting_point(session, "")
         sample = choose((batch.select(["target_id"]) for batch in cursor.targets(session)), size, seed)
         with session.target() as target:
@@ -116,9 +115,27 @@ def spot_check(session: Session, size: int, seed: int | None = None) -> SpotChec
             look_again(session, comparison)
             kinds = {kind: comparison.result(kind) for kind in Kind}
         session.conclude(meter, "")
-        report = SpotCheck(sample, cursor.created_at, kinds, unreadable.count, time.monotonic() - began)
+        allowed = session.migration.sync.on_conflict == "target"
+        seconds = time.monotonic() - began
+        report = SpotCheck(sample, cursor.created_at, kinds, unreadable.count, seconds, changes_allowed=allowed)
         session.ledger.record(Entry(PHASE, "", outputs={"passed": report.passed, "public": report.to_dict()}))
         return report
+
+
+def _require_finished(session: Session) -> None:
+    """Raises `RefusedError` if what the target is to hold is known only once something that was ended is finished."""
+    if unfinished := standing(session.ledger).unfinished:
+        raise RefusedError(
+            "A rollback was ended while it wrote.",
+            why="The target holds part of what is to be put back.",
+            remedy=f"Finish it first: agui-migrate rollback {' '.join(sorted(unfinished))}.",
+        )
+    if is_half_written(session.ledger):
+        raise RefusedError(
+            "A sync was ended while it wrote.",
+            why="What the target is to hold is known again once that is finished.",
+            remedy="Sync once more: agui-migrate sync.",
+        )
 
 
 def require_passed(report: SpotCheck) -> None:

@@ -33,30 +33,56 @@ ROUND: Final = "round"
 VOIDING: Final = (RESTORE_BEGUN, LOCK_LOST, SYNC_FAILED)
 """After one of these, what was imported before is no longer there for sure; but see `voids`."""
 
+_WRITING: Final = (BEGUN, RESTORE_BEGUN)
 
-def voids(entry: Entry, snapshot_id: str) -> bool:
-    """Whether what was imported of a staged snapshot is no longer there for sure, once this has happened.
 
-    A backup that was made before the import of some key ranges brings back what was under their ids, and touches no other.
+def voids(entry: Entry, plan_id: str, range_: str) -> bool:
+    """Whether what was imported of a key range under a plan is no longer there for sure, once this has happened.
+
+    A backup of some key ranges of the same plan brings back what was under their ids, and touches no other.
     """
     if entry.phase not in VOIDING:
         return False
-    covers = entry.outputs.get("covers") if entry.phase == RESTORE_BEGUN else None
-    return not covers or snapshot_id in covers
+    alone = entry.outputs.get("ranges") if entry.phase == RESTORE_BEGUN and entry.plan_id == plan_id else None
+    return not alone or range_ in alone
 
 
 def not_voided(entries: Iterable[Entry], wanted: Callable[[Entry], bool]) -> list[Entry]:
     """Of a ledger's entries, oldest first, those of imports that are wanted and that nothing has voided since.
 
-    Their `basis` is the staged snapshot.
+    Their `unit` begins with the key range.
     """
     found: list[Entry] = []
     for entry in entries:
         if wanted(entry):
             found.append(entry)
         elif entry.phase in VOIDING:
-            found = [each for each in found if not voids(entry, each.basis)]
+            found = [each for each in found if not voids(entry, each.plan_id, each.unit.split("/")[0])]
     return found
+
+
+def writes(ledger: Ledger) -> int:
+    """How often an import, a sync or a restore has begun to write to the target: while this stays, it is what it was."""
+    return sum(entry.phase in _WRITING for entry in ledger.entries())
+
+
+def is_half_written(ledger: Ledger) -> bool:
+    """Whether a round of a sync has begun to write, and was ended before its end."""
+    entry = open_round(ledger)
+    if entry is None or ledger.last(BEGUN, plan_id=entry.plan_id) is None:
+        return False
+    taken_back = any(
+        each.plan_id in ("", entry.plan_id) for each in ledger.entries(phase=RESTORE_BEGUN, since=(ROUND,))
+    )
+    # Who has imported everything since has brought what the round was for, and perhaps what came after it.
+    passed_over = any(each.plan_id != entry.plan_id for each in ledger.entries(phase=BEGUN, since=(ROUND,)))
+    return not taken_back and not passed_over
+
+
+def open_round(ledger: Ledger) -> Entry | None:
+    """The newest round of a sync, if it was not closed."""
+    entry = ledger.last(ROUND)
+    return None if entry is None or ledger.last(SYNC, plan_id=entry.plan_id) is not None else entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +94,10 @@ class Standing:
     unfinished: frozenset[str]
     """Backups of which a restore has begun, and has not ended."""
     proven: frozenset[str]
-    """Plans, and rounds of a sync, whose last import was validated, and has not been taken back since."""
+    """Plans, and rounds of a sync, whose last import was validated, and has not been taken back since.
+
+    Neither has what was there before them: what a backup brings back is as old as the backup.
+    """
     lock_lost: frozenset[str]
     """Plans during whose import the lock was lost, and that were not taken back since."""
     begun: Entry | None
@@ -84,27 +113,34 @@ def standing(ledger: Ledger) -> Standing:
     lock_lost: set[str] = set()
     written: set[str] = set()
     begun = None
+    written_so_far = 0  # see `writes`
+    began: dict[str, int] = {}  # when each plan last did, by that count
+    backed_up: dict[str, int] = {}  # when each backup was made
     for entry in ledger.entries():
         whole = not entry.plan_id
+        written_so_far += entry.phase in _WRITING
         if entry.phase == BACKUP and entry.outputs["of"] == "target":
             outstanding[entry.unit] = entry.plan_id
+            backed_up[entry.unit] = written_so_far
         elif entry.phase == BACKUP_DELETED:
             outstanding.pop(entry.unit, None)
             unfinished.discard(entry.unit)
         elif entry.phase == BEGUN:
             begun = entry
+            began[entry.plan_id] = written_so_far
             written.add(entry.plan_id)
             proven.discard(entry.plan_id)
         elif entry.phase == VALIDATE or (entry.phase == SYNC and entry.plan_id):
             proven.discard(entry.plan_id)
-            if entry.outputs["passed"]:
+            if entry.outputs["passed"] and entry.outputs.get("writes", written_so_far) == written_so_far:
                 proven.add(entry.plan_id)
                 written.discard(entry.plan_id)
         elif entry.phase == LOCK_LOST:
             lock_lost.add(entry.plan_id)
         elif entry.phase == RESTORE_BEGUN:
             unfinished.add(entry.unit)
-            proven = set() if whole else proven - {entry.plan_id}
+            older = {plan for plan in proven if began.get(plan, 0) <= backed_up.get(entry.unit, 0)}
+            proven = set() if whole else older - {entry.plan_id}
         elif entry.phase == RESTORE:
             unfinished.discard(entry.unit)
             lock_lost.discard(entry.plan_id)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from agui_pipelines import losses
-from agui_pipelines.errors import StagingError, ValidationFailedError, named
+from agui_pipelines.errors import RefusedError, StagingError, ValidationFailedError, named
 from agui_pipelines.expectations.runner import SuiteReport
 from agui_pipelines.expectations.suites import Stage
 from agui_pipelines.ledger import Entry
@@ -23,7 +23,7 @@ from agui_pipelines.phases.comparison import KindComparison, compared
 from agui_pipelines.phases.cursor import require_newest
 from agui_pipelines.phases.differences import Differences, differences
 from agui_pipelines.phases.expect import asked_of, expect_loaded, recorded, told
-from agui_pipelines.phases.import_ import imported
+from agui_pipelines.phases.import_ import pending_ranges
 from agui_pipelines.phases.integrity import Integrity
 from agui_pipelines.phases.leftovers import remove_leftovers
 from agui_pipelines.phases.marks import carry_applied, mark_format
@@ -33,6 +33,7 @@ from agui_pipelines.phases.recheck import Recheck, SourceChanges, changed_at_sou
 from agui_pipelines.phases.replay import Replay, replay
 from agui_pipelines.phases.sample import Sample, choose, staged_ids
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.standing import writes
 from agui_pipelines.phases.strays import strays
 from agui_pipelines.phases.timeline import side_by_side
 from agui_pipelines.phases.transform import staged_ranges
@@ -212,11 +213,13 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
 
     With `sample`, compare only so many ids, chosen at random by `seed`, which leaves the plan as open as it was. Raises
     `StagingError` while some range has not been imported (or, of a plan that only proves, staged), `SpecError` for an
-    expectation suite that cannot be used. A failed comparison is returned, not raised: call `require_passed` on it.
+    expectation suite that cannot be used, `RefusedError` if this migration writes to the target meanwhile. A failed
+    comparison is returned, not raised: call `require_passed` on it.
     """
     require_newest(
         session, plan, why="The target is not to be what that plan staged any more; each sync proves what it brings."
     )
+    before = writes(session.ledger)
     staged = _require_imported(session, plan)
     manifests = [snapshot.manifest for snapshot in staged]
     chosen = choose(staged_ids(staged), sample, seed) if sample else None
@@ -267,23 +270,19 @@ def validate(session: Session, plan: Plan, *, sample: int = 0, seed: int | None 
         timeline=None if chosen else side_by_side(session.workspace, session.ledger, plan.plan_id),
         strays=astray,
     )
+    if writes(session.ledger) != before:
+        raise RefusedError(
+            "The target was written to while it was compared: another run of this migration imports, syncs or rolls back.",
+            why="What was found is of no use, whatever it is.",
+            remedy="Wait until that has ended, then validate again.",
+        )
     if report.proven:
         others = report.kinds[Kind.STATE].extra.count
         mark_format(session, plan.plan_id, others=others)
         carry_applied(session, plan.plan_id, others=others)
-    _record(session, report)
+    _record(session, report, before)
     remove_leftovers(session)
     return report
-
-
-def pending_ranges(session: Session, plan: Plan) -> list[str]:
-    """The key ranges of a plan that are still to be imported (or, of one that only proves, staged) before it is validated."""
-    snapshots, proves = staged_ranges(session, plan), plan.purpose == "verify"
-    return [
-        r.name
-        for r in plan.ranges
-        if r.name not in snapshots or not (proves or imported(session, plan, snapshots[r.name]))
-    ]
 
 
 def _require_imported(session: Session, plan: Plan) -> Sequence[SnapshotReader]:
@@ -303,10 +302,11 @@ def report_name(plan_id: str, *, sampled: bool) -> str:
     return f"reports/{plan_id}-{'sample' if sampled else 'validation'}.json"
 
 
-def _record(session: Session, report: ValidationReport) -> None:
+def _record(session: Session, report: ValidationReport, before: int) -> None:
+    """`before`: how often the target had been written to (see `standing.writes`); if it was again by now, this is no proof."""
     sampled = report.sample is not None
     session.workspace.write(report_name(report.plan_id, sampled=sampled), report.to_json().encode())
-    outputs = {"passed": report.passed, "public": report.to_dict()}
+    outputs = {"passed": report.passed, "writes": before, "public": report.to_dict()}
     session.ledger.record(Entry(SAMPLE_PHASE if sampled else PHASE, report.plan_id, outputs=outputs))
 
 

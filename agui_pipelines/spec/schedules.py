@@ -20,7 +20,9 @@ def _cron(line: str) -> str:
     if len(fields) != _FIELDS:
         raise ValueError(f"'{line}' has {len(fields)} fields; a cron line has {_FIELDS}, such as '*/15 * * * *'")
     if "#" in line or "l" in (fields[2] + fields[4]).lower():
-        raise ValueError(f"'{line}' has '#' or 'L', which Dagster does not take everywhere; give numbers or names of days")
+        raise ValueError(
+            f"'{line}' has '#' or 'L', which Dagster does not take everywhere; give numbers or names of days"
+        )
     try:
         CronSim(line, datetime.now(UTC))
     except CronSimError as error:

@@ -104,9 +104,15 @@ def ends(config, opened):
 def imported(move):
     """A migration up to its import, with a backup before."""
     session, plan = move.stage()
-    made = backup.ensure(session, plan, staged_ranges(session, plan).values())
-    import_(session, plan, [r.name for r in plan.ranges])
-    return session, plan, made
+    return session, plan, backed_up_and_imported(session, plan)
+
+
+def backed_up_and_imported(session, plan, names=()):
+    """The backup that is made before an import, of all key ranges although perhaps only some are imported."""
+    with session.exclusive():
+        made = backup.ensure(session, plan, staged_ranges(session, plan).values())
+        import_(session, plan, names or [r.name for r in plan.ranges])
+    return made
 
 
 @pytest.mark.parametrize("destination", chiefly("file", BACKENDS))
@@ -163,8 +169,7 @@ def test_a_half_done_import_is_undone_too(migration, ends, destination):
     first, second, store = ends(destination)
     before = everything(store)
     session, plan = migration(source=first, target=second).stage()
-    made = backup.ensure(session, plan, staged_ranges(session, plan).values())
-    import_(session, plan, ["00", "01"])
+    made = backed_up_and_imported(session, plan, ["00", "01"])
 
     backup.restore(session, made)
 
@@ -215,8 +220,7 @@ def test_an_expiry_that_passed_since_does_not_come_back(migration, ends):
         session, plan = migration(source=first, target=second).stage()
         client.pexpire("ag-ui:state:state:same", 5000)
         over = client.pexpiretime("ag-ui:state:state:same")
-        made = backup.ensure(session, plan, staged_ranges(session, plan).values())
-        import_(session, plan, [r.name for r in plan.ranges])
+        made = backed_up_and_imported(session, plan)
         assert client.pttl("ag-ui:state:state:same") == -1  # the source's has none
         while client.time()[0] * 1000 <= over:
             time.sleep(0.05)
@@ -277,9 +281,8 @@ def test_what_cannot_be_read_and_was_not_there_before_is_removed_too(migration, 
     base = Path(second["file_options"]["base_dir"])
     session, plan = migration(source=first, target=second).stage()
     made = backup.create(session)
-    if scope == "ids of a plan":
-        made = backup.ensure(session, plan, staged_ranges(session, plan).values())
-    import_(session, plan, [r.name for r in plan.ranges])
+    of_plan = backed_up_and_imported(session, plan)
+    made = of_plan if scope == "ids of a plan" else made
     [new] = base.glob("states/*/new.json")
     new.write_bytes(b"no json")
     anothers = new.with_name("anothers.json")
@@ -317,8 +320,8 @@ def test_bodies_that_no_sorted_set_names_are_removed_in_every_key_range(two_redi
     made = backup.create(session)
     if scope == "ids of a plan":
         bodies_of(client, ("another", "lost"))
-        made = backup.ensure(session, plan, staged_ranges(session, plan).values())
-    import_(session, plan, ["01"])
+    of_plan = backed_up_and_imported(session, plan, ["01"])
+    made = of_plan if scope == "ids of a plan" else made
     bodies_of(client, *((id_, f"v of {id_}") for id_ in ids), *((id_, f"more {n}") for id_ in ids for n in range(30)))
 
     report = backup.restore(session, made)
