@@ -14,7 +14,9 @@ class RollbackConfig(dg.Config):
     """What is to be taken back."""
 
     backup: str = ""
-    """Id of a backup; empty for what the target held before the newest migration."""
+    """Id of a backup; empty for what the target held before the newest import or sync."""
+    confirm: str = ""
+    """The migration's name, to put the target back although it is live: what was written there since is lost."""
     after_run: str = ""
     """Id of a run that failed: only what that run imported is taken back, and only while the target is not live."""
 
@@ -27,7 +29,10 @@ def target_rollback(
     with migration.session(context) as session:
         if not config.after_run:
             steps = rollback(
-                session, config.backup or None, tell=lambda step: context.log.info("%s: %s", step.step, step.detail)
+                session,
+                config.backup or None,
+                while_live=config.confirm == migration.migration.name,
+                tell=lambda step: context.log.info("%s: %s", step.step, step.detail),
             )
             context.add_output_metadata({step.step: step.detail for step in steps})
             return

@@ -216,16 +216,22 @@ def rollback(
         str | None,
         typer.Argument(
             metavar="[BACKUP]",
-            help="Which backup (backup-…).  [default: what the target held before the newest migration]",
+            help="Which backup (backup-…).  [default: what the target held before the newest import or sync]",
             show_default=False,
         ),
     ] = None,
     file: MigrationFile = None,
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    while_live: Annotated[
+        bool,
+        typer.Option(
+            "--while-live", help="Although applications use the target: what they have written there is lost."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Take a migration back: verify the backup, stop, restore, start, validate.
+    """Take the newest import or sync back: verify the backup, stop, restore, start, validate.
 
     `hooks.stop` and `hooks.start` of the migration file are commands that are run around the restore. A backup that does not
     verify is refused before anything is stopped.
@@ -234,7 +240,7 @@ def rollback(
 
     if backup is not None and file is None and not backup.startswith("backup-"):
         backup, file = None, backup  # as with every other command, the file may come first
-    rollbacks.rollback(_migration(file, None)[0], backup, yes=yes, json=json)
+    rollbacks.rollback(_migration(file, None)[0], backup, yes=yes, while_live=while_live, json=json)
 
 
 @app.command()

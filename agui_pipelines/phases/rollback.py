@@ -203,22 +203,28 @@ def rollback(
     backup_id: str | None = None,
     *,
     agreed: Sequence[Backup] | None = None,
+    while_live: bool = False,
     tell: Callable[[Step], None] = lambda _: None,
 ) -> tuple[Step, ...]:
-    """Put back a backup of the target, or, without an id, what the newest import has replaced.
+    """Put back a backup of the target, or, without an id, what the newest import or sync has replaced.
 
-    `agreed` is what was `chosen` before and agreed to: nothing else is put back. Backups are verified before the target is
-    taken from others, which may have to wait long otherwise. Each step is told when it is done.
+    `agreed` is what was `chosen` before and agreed to: nothing else is put back. `while_live`: although applications use the
+    target, whose writes are lost then. Backups are verified before the target is taken from others, which may have to wait
+    long otherwise. Each step is told when it is done.
 
-    Raises `RefusedError` or `StagingError` before anything is stopped if there is no such backup, it does not verify, or it is
-    not what the choice is by now; `HookError` if a hook fails; `BackupError` if the target is not as it was.
+    Raises `RefusedError` or `StagingError` before anything is stopped if there is no such backup, it does not verify, it is not
+    what the choice is by now, or the target is live; `HookError` if a hook fails; `BackupError` if the target is not as it was.
     """
+    if not while_live:
+        require_not_live(session)
     backed_up = list(agreed or chosen(session, backup_id))
     steps = _Steps(tell)
     _verify(session, backed_up)
     steps.done("verify", f"{', '.join(each.backup_id for each in backed_up)}: intact")
     with session.exclusive():
         _require_unchanged(session, backup_id, backed_up)
+        if not while_live:
+            require_not_live(session)
         _roll_back(session, backed_up, steps)
     return tuple(steps.finished)
 
@@ -300,6 +306,17 @@ def _require_unchanged(session: Session, backup_id: str | None, backed_up: list[
             why="Another run of this migration has imported or rolled back since it was chosen. Nothing was stopped, and "
             "nothing put back.",
             remedy="Look at agui-migrate backup list, then run the same command again.",
+        )
+
+
+def require_not_live(session: Session) -> None:
+    """Raises `RefusedError` if applications use the target, or may."""
+    if is_live(session.ledger):
+        raise RefusedError(
+            "The target is live since its cutover.",
+            why="What applications have written there since would be gone, on both sides.",
+            remedy="To return to the source, with what was written since: agui-migrate cutover --back. To put the target back "
+            "all the same: agui-migrate rollback --while-live, or the migration's name as confirm of the job.",
         )
 
 

@@ -10,8 +10,11 @@ from dagster._core.utils import make_new_run_id
 from agui_pipelines import spec
 from agui_pipelines.automation.sensors import ATTEMPTS, rollback_after_cancellation, rollback_after_failure
 from agui_pipelines.definitions import defs
+from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.steps import PHASE as CUTOVER
 from assets import import_ as import_asset
+from tests.assets.test_jobs import failure_of
 
 SPOILED = """
     CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS
@@ -179,3 +182,23 @@ def test_a_rollback_that_failed_for_another_reason_or_was_asked_for_is_not_tried
         by_hand = defs.resolve_job_def("rollback").execute_in_process(instance=instance, raise_on_error=False)
     assert not by_hand.success
     assert isinstance(asked(rollback_after_failure, instance, by_hand), dg.SkipReason)
+
+
+def test_a_live_target_is_put_back_only_if_that_is_confirmed(launcher, instance, moved, tmp_path, monkeypatch):
+    assert launcher.launch().success
+    monkeypatch.setenv("AGUI_MIGRATION", str(tmp_path / "migration.yaml"))
+    session = Session.open(spec.parse(launcher.text, folder=launcher.folder))
+    session.ledger.record(Entry(CUTOVER, "plan", "cutover", outputs={"live": "target", "outcome": "done"}))
+    job = defs.resolve_job_def("rollback")
+
+    def launched(**config):
+        return job.execute_in_process(
+            instance=instance, run_config={"ops": {"target_rollback": {"config": config}}}, raise_on_error=False
+        )
+
+    refused = launched()
+    assert "live since its cutover" in failure_of(refused, "target_rollback")[0]
+    assert len(moved()) == 100
+
+    assert launched(confirm="launched").success
+    assert moved() == {}

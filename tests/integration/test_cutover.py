@@ -15,6 +15,7 @@ from agui_pipelines.phases import validate as validate_
 from agui_pipelines.phases.control_record import ControlRecord
 from agui_pipelines.phases.cutover import Asked, cutover, rehearse
 from agui_pipelines.phases.proof import prove
+from agui_pipelines.phases.rollback import rollback
 from agui_pipelines.phases.steps import is_live, newest
 from agui_pipelines.phases.sync import sync
 from agui_pipelines.phases.validate import require_passed
@@ -134,6 +135,9 @@ def test_there_and_back_and_there_again_with_nothing_lost(request, ends, hooks, 
     put(new, 3, new_side=True)
     put(new, STATES + 1)
     new.delete_state("004")
+    with pytest.raises(RefusedError, match="live since its cutover"):
+        rollback(move.session())
+    assert json.loads(new.get_state("003"))["new_side"]
     back = cutover(move.session(), Asked(back=True))
 
     assert (back.outcome, back.live) == ("done", "source")

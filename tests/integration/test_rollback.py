@@ -266,7 +266,7 @@ def test_no_backup_is_put_back_unless_all_of_them_are_intact(move, store, monkey
     session = move.session()
     [made] = backup.outstanding(session)
     damaged = replace(made, backup_id="backup-damaged", catalogue_checksum="0")
-    monkeypatch.setattr(rollback_module, "_of_ranges", lambda *_: [damaged, made])
+    monkeypatch.setattr(rollback_module.backups, "of_plan", lambda *_: [damaged, made])
 
     with pytest.raises(RollbackError, match="missing"):
         after_failure(session, "first")
