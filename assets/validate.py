@@ -11,6 +11,7 @@ from agui_pipelines.resources import MigrationRun
 from assets import checks, metadata, outcomes
 from assets.declared import OWNERS, TAGS, TARGET_KIND
 from assets.import_ import target_states
+from assets.partitions import TARGET_POOL
 
 
 @dg.asset(
@@ -21,6 +22,7 @@ from assets.import_ import target_states
     tags=TAGS,
     deps=[dg.AssetDep(target_states, partition_mapping=dg.AllPartitionMapping())],
     check_specs=checks.LOADED,
+    pool=TARGET_POOL,  # what is written to meanwhile proves nothing
 )
 def validation_report(
     context: dg.AssetExecutionContext, migration: dg.ResourceParam[MigrationRun]

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from agui_pipelines.errors import RefusedError
-from agui_pipelines.phases import backup as backup_module
 from agui_pipelines.phases import import_ as import_module
 from agui_pipelines.phases import sync as sync_module
 from agui_pipelines.phases import validate as validate_module
@@ -340,37 +339,3 @@ def test_a_backup_of_what_has_been_written_to_is_not_made_again(move, target, br
     rollback(move.session())
 
     assert json.loads(target.get_state("s00")) == {"was": "here"}
-
-
-# The sample
-
-
-def test_no_sample_is_looked_at_until_a_rollback_was_finished(move, source, monkeypatch):
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    move.run()
-    sync(move.session())
-    source.set_state("s01", document(100))
-    sync(move.session())
-    newest = backups(move.session())[-1]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(backup_module, "_write_back", killed)
-        rollback(move.session(), newest.backup_id)
-
-    with pytest.raises(RefusedError, match="A rollback was ended while it wrote"):
-        spot_check(move.session(), 100)
-
-
-def test_what_the_target_may_change_is_told_by_a_sample_and_is_no_mistake(migration, ends, source, target):
-    move = migration(source=ends[0], target=ends[1], sync={"on_conflict": "target"})
-    move.run()
-    source.set_state("s01", document(100))
-    target.set_state("s01", document(555))
-    sync(move.session())
-
-    report = spot_check(move.session(), 100)
-
-    assert (report.passed, report.findings["corrupted_states"].ids) == (True, ("s01",))
-    target.delete_state("s02")
-    assert not spot_check(move.session(), 100).passed
