@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from agui_pipelines.errors import RefusedError
+from agui_pipelines.errors import RefusedError, UsageError
 from agui_pipelines.phases.rollback import after_failure, rollback
 from agui_pipelines.resources import MigrationRun
 from assets import metadata
@@ -36,6 +36,12 @@ def target_rollback(
             )
             context.add_output_metadata({step.step: step.detail for step in steps})
             return
+        if context.instance.get_run_by_id(config.after_run) is None:
+            raise UsageError(
+                f"There is no run {config.after_run!r}.",
+                why="Nothing was taken back.",
+                remedy="Copy the id of the run that failed from the list of runs; or leave after_run empty.",
+            )
         aftermath = after_failure(session, config.after_run)
         context.log.info(aftermath.sentence)
         if aftermath.status == "live" or aftermath.is_half:  # a run that fails is what people are alerted of

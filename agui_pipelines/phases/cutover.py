@@ -388,7 +388,8 @@ class _Cutover:
         self._refuse(
             "Nothing says how the applications are stopped.",
             why=f"What they write to the {self.old} during the switch would be lost.",
-            remedy="Give hooks.stop in the migration file, or stop them by hand and say so: --source-is-stopped.",
+            remedy="Give hooks.stop in the migration file, or stop them by hand and say so: --source-is-stopped, or "
+            "source_is_stopped of the job.",
         )
 
     def _refuse(self, message: str, *, why: str, remedy: str) -> None:
@@ -441,7 +442,8 @@ class _Cutover:
             raise RefusedError(
                 f"The target holds {others:,} records besides those of this migration.",
                 why="On the way back they could not be told from what was written since the switch.",
-                remedy="Migrate into a place of its own, or cut over without a way back: --no-way-back.",
+                remedy="Migrate into a place of its own, or cut over without a way back: --no-way-back, or "
+                "no_way_back of the job.",
             )
 
     # stop, final sync, verify --------------------------------------------------------------------------------------

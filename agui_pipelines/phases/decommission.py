@@ -163,9 +163,9 @@ def require_confirmed(session: Session, confirm: str) -> None:
     """Raises `RefusedError` unless the name is that of the migration."""
     if confirm != session.migration.name:
         raise RefusedError(
-            f"--confirm says '{confirm}', and the migration is called '{session.migration.name}'.",
+            f"confirm says '{confirm}', and the migration is called '{session.migration.name}'.",
             why="What a decommission deletes is only in the target and the archive afterwards. Nothing was deleted.",
-            remedy=f"If this is the migration that is meant: --confirm {session.migration.name}",
+            remedy=f"If it is this one that is meant: --confirm {session.migration.name}, or that name as confirm of the job.",
         )
 
 

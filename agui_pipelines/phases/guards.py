@@ -9,7 +9,7 @@ from agui_pipelines.phases.observation import Names
 from agui_pipelines.phases.rounds import Place
 from agui_pipelines.phases.session import Session
 
-_ACCEPT = "If that is what it should be, sync once with --accept-deletes."
+_ACCEPT = "If that is what it should be, sync once with --accept-deletes, or accept_deletes of the job."
 
 
 def require_same_place(cursor: Cursor, place: Place, *, accept_deletes: bool) -> None:

@@ -31,7 +31,7 @@ SUFFIX: Final = "-back"
 
 Step = str | dict[str, Any]
 
-_ONCE: Final = "Cut over without a way back: --no-way-back."
+_ONCE: Final = "Cut over without a way back: --no-way-back, or no_way_back of the job."
 
 
 def reverse(migration: Migration) -> Migration:

@@ -196,6 +196,7 @@ def test_a_live_target_is_put_back_only_if_that_is_confirmed(launcher, instance,
             instance=instance, run_config={"ops": {"target_rollback": {"config": config}}}, raise_on_error=False
         )
 
+    assert "There is no run 'nowhere'" in failure_of(launched(after_run="nowhere"), "target_rollback")[0]
     refused = launched()
     assert "live since its cutover" in failure_of(refused, "target_rollback")[0]
     assert len(moved()) == 100
