@@ -21,7 +21,7 @@ from agui_pipelines.phases.hooks import run_hook
 from agui_pipelines.phases.import_ import PHASE as IMPORT
 from agui_pipelines.phases.plan import PHASE as PLAN
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import BEGUN, not_voided, standing
+from agui_pipelines.phases.standing import BEGUN, RESTORE, not_voided, standing
 from agui_pipelines.phases.steps import is_live
 
 PHASE: Final = "rollback"
@@ -136,7 +136,7 @@ class _Undoing:
 def _undoing(session: Session, begun: Entry) -> _Undoing:
     ask = "To undo it: agui-migrate rollback"
     now, ranges = standing(session.ledger), set(begun.outputs["ranges"])
-    before, finished, since = _besides(session, begun)
+    before, finished, since, taken_back = _besides(session, begun)
     is_part = len(ranges) < _ranges_of_plan(session, begun)
     spared = before if is_part else set()
     made = [each for each in backups.of_plan(session, begun.plan_id) if _is_to_undo(session, each, ranges, spared)]
@@ -147,6 +147,7 @@ def _undoing(session: Session, begun: Entry) -> _Undoing:
         f"all of its key ranges were imported; what failed after that is of all key ranges of the plan. {ask}": (
             is_part and finished == ranges
         ),
+        "it was taken back already.": taken_back and not made,
     }
     half = {
         "another run has imported since. Import its key ranges again.": since,
@@ -158,7 +159,7 @@ def _undoing(session: Session, begun: Entry) -> _Undoing:
         ),
         "its key ranges had been imported before, by another run, so to put them back would take that away. "
         f"Import them again. {ask}": spared == ranges,
-        "there is no backup of it that was not put back already.": not made,
+        "there is no backup of it.": not made,
     }
     for reasons, is_wanted in ((wanted, True), (half, False)):
         kept = next((reason for reason, holds in reasons.items() if holds), "")
@@ -167,9 +168,9 @@ def _undoing(session: Session, begun: Entry) -> _Undoing:
     return _Undoing(made, spared=sorted(spared))
 
 
-def _besides(session: Session, begun: Entry) -> tuple[set[str], set[str], bool]:
-    """Of the key ranges of a run: which had been imported before it, which were since; and whether somebody else has begun to
-    write any of them since, or anything of another plan.
+def _besides(session: Session, begun: Entry) -> tuple[set[str], set[str], bool, bool]:
+    """Of the key ranges of a run: which had been imported before it, which were since; whether somebody else has begun to
+    write any of them since, or anything of another plan; and whether something of the plan was put back since.
     """
     entries, ranges = session.ledger.entries(), set(begun.outputs["ranges"])
     at = entries.index(begun)
@@ -179,8 +180,9 @@ def _besides(session: Session, begun: Entry) -> tuple[set[str], set[str], bool]:
 
     others = [each for each in entries[at + 1 :] if each.phase == BEGUN]
     since = any(each.plan_id != begun.plan_id or ranges.intersection(each.outputs["ranges"]) for each in others)
-    before = {each.unit for each in not_voided(entries[:at], is_ours)}
-    return before, {each.unit for each in not_voided(entries[at:], is_ours)}, since
+    taken_back = any(each.phase == RESTORE and each.plan_id in ("", begun.plan_id) for each in entries[at:])
+    before, finished = ({each.unit for each in not_voided(some, is_ours)} for some in (entries[:at], entries[at:]))
+    return before, finished, since, taken_back
 
 
 def _ranges_of_plan(session: Session, begun: Entry) -> int:

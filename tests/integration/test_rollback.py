@@ -297,7 +297,7 @@ def test_the_command_puts_back_what_it_has_asked_for_and_nothing_else(move, stor
     monkeypatch.setattr(output, "agree", agree)
 
     with pytest.raises(RefusedError, match="changed"):
-        command.rollback(move.session().migration, None, yes=False, json=False)
+        command.rollback(move.session().migration, None, yes=False, while_live=False, json=False)
 
     assert documents(store) == MOVED
 
