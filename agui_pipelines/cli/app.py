@@ -216,7 +216,7 @@ def rollback(
         str | None,
         typer.Argument(
             metavar="[BACKUP]",
-            help="Which backup (backup-…).  [default: what the target held before the newest import or sync]",
+            help="Which backup (backup-…).  [default: what it held before the newest import or sync round]",
             show_default=False,
         ),
     ] = None,

@@ -11,6 +11,7 @@ import yaml
 
 from agui_pipelines import errors, spec
 from agui_pipelines.cli.app import INTERRUPTED
+from agui_pipelines.definitions import defs
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
 
@@ -76,3 +77,34 @@ def test_the_exit_codes_in_the_readme_are_those_of_the_errors():
     }
     used = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
     assert codes.keys() == {0, *used, INTERRUPTED}
+
+
+def table(heads):
+    """The names in each row's first cell of the one table with these heads, and the cells after them."""
+    [body] = re.findall(rf"^\| {re.escape(heads)} \|\n\|[-|:]+\|\n((?:\|.*\n)+)", README, flags=re.MULTILINE)
+    rows = [line.strip("| ").split(" | ") for line in body.splitlines()]
+    return [(re.findall(r"`([^`]+)`", first), rest) for first, *rest in rows]
+
+
+def names(rows):
+    return {name for found, _ in rows for name in found}
+
+
+def test_the_jobs_in_the_readme_are_those_of_the_ui():
+    launched = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+    assert names(table("job | does")) == launched
+
+
+def test_the_schedules_and_sensors_in_the_readme_are_those_of_the_ui():
+    automated = {each.name for each in (*(defs.schedules or ()), *(defs.sensors or ()))}
+    assert names(table("schedule, sensor | does")) == automated
+
+
+def test_the_checks_in_the_readme_are_those_of_the_ui():
+    told = {
+        (asset.strip("`"), name)
+        for found, (asset, *_) in table("check | of | fails for, with the ids | stops")
+        for name in found
+    }
+    keys = defs.resolve_asset_graph().asset_check_keys
+    assert told == {(key.asset_key.to_user_string(), key.name) for key in keys}
