@@ -224,7 +224,7 @@ def of_preview(report: PreviewReport) -> Metadata:
 
 
 def of_sync(report: SyncReport) -> Metadata:
-    conflicts = [{"record": name} for name in report.conflicts.ids]
+    conflicts = [{"record": name} for name in report.conflicts.ids[:IDS]]
     numbers = {name: value for name, value in report.to_dict().items() if not isinstance(value, list)}
     return {**numbers, **({"conflicts": table(conflicts)} if conflicts else {})}
 
@@ -235,7 +235,13 @@ def of_spot_check(report: SpotCheck) -> Metadata:
         for name, names in report.findings.items()
     ]
     values = {name: value for name, value in report.to_dict().items() if not isinstance(value, dict)}
-    return {**values, "ids": len(report.sample.ids), "of_ids": report.sample.of, "found": table(rows)}
+    # The report has only the counts of what was found; a chart of one needs its zeros too.
+    counts = {
+        f"{word}_{kind}s_count": getattr(found, word).count
+        for kind, found in report.kinds.items()
+        for word in ("missing", "corrupted", "untimely")
+    }
+    return {**values, **counts, "ids": len(report.sample.ids), "of_ids": report.sample.of, "found": table(rows)}
 
 
 def of_cutover(report: CutoverReport) -> Metadata:
@@ -263,7 +269,7 @@ def of_decommission(report: DecommissionReport) -> Metadata:
         "archive_id": report.archive_id,
         "archived_records": sum(report.archived.values()),
         "seconds": round(report.seconds, 3),
-        "left_records": table([{"record": name} for name in report.left.ids]),
+        "left_records": table([{"record": name} for name in report.left.ids[:IDS]]),
     }
 
 

@@ -10,8 +10,14 @@ import psycopg
 import pytest
 
 from agui_pipelines.keyspace import KeyRange
+from agui_pipelines.phases.comparison import KindComparison
+from agui_pipelines.phases.decommission import DecommissionReport
 from agui_pipelines.phases.export import RangeReport, SnapshotReport
 from agui_pipelines.phases.markdown import losses, table
+from agui_pipelines.phases.observation import Names
+from agui_pipelines.phases.sample import Sample
+from agui_pipelines.phases.spot_check import SpotCheck
+from agui_pipelines.phases.sync import SyncReport
 from agui_pipelines.records import DIGESTED, Kind
 from agui_pipelines.staging import Workspace
 from assets import metadata
@@ -169,3 +175,30 @@ def test_a_report_elsewhere_is_led_to_by_its_url_without_a_password(tmp_path):
     assert isinstance(there, dg.UrlMetadataValue)
     assert there.value.endswith("/agui/moved/reports/x.json")
     assert "hidden" not in there.value
+
+
+def spot_check_of(**states):
+    kinds = {kind: KindComparison() for kind in Kind} | {Kind.STATE: KindComparison(total=9, **states)}
+    return metadata.of_spot_check(SpotCheck(Sample((b"a",), 9, 1), "2026-11-23T10:00:00+00:00", kinds, 0, 1.0))
+
+
+def test_a_sample_in_which_all_is_well_counts_zero_of_every_finding_so_that_charts_show_it():
+    missed = spot_check_of(missing=Names(("a",), 1))
+    well = spot_check_of()
+
+    words = {f"{word}_{kind}s_count" for word in ("missing", "corrupted", "untimely") for kind in Kind}
+    assert {name for name in well if name.endswith("s_count")} == words
+    assert {name: well[name] for name in words} == dict.fromkeys(words, 0)
+    assert {name: missed[name] for name in words} == {**dict.fromkeys(words, 0), "missing_states_count": 1}
+    assert missed.keys() == well.keys()
+
+
+def test_tables_name_no_more_ids_than_elsewhere_and_count_them_all():
+    many = Names(tuple(f"{number:04}" for number in range(1_000)), 5_000)
+
+    synced = metadata.of_sync(SyncReport("plan", "digest", complete=True, checked=1, conflicts=many))
+    removed = metadata.of_decommission(DecommissionReport("m", "s", "backup", {}, deleted=0, gone=0, left=many))
+
+    expected = [{"record": name} for name in many.ids[: metadata.IDS]]
+    assert (rows(synced["conflicts"]), synced["conflicts_count"]) == (expected, 5_000)
+    assert (rows(removed["left_records"]), removed["left"]) == (expected, 5_000)
