@@ -52,8 +52,7 @@ def specs(stage: Stage, asset: str, own: Iterable[str] = ()) -> list[dg.AssetChe
     """The checks of a stage; `own`: paths of suites besides the shipped one, as the migration file has them."""
     described = {str(stage): _SHIPPED[stage]}
     for path in own:
-        if "$" not in path:  # a variable is known to the run only
-            described.setdefault(check_name(path), f"The migration file's own suite `{Path(path).name}`.")
+        described.setdefault(check_name(path), f"The migration file's own suite `{Path(path).name}`.")
     described |= _BESIDES[stage]  # a suite of such a name is looked at with the shipped one
     return [
         dg.AssetCheckSpec(name, asset=asset, blocking=name not in _WARNING, description=description)

@@ -14,7 +14,8 @@ import dagster as dg
 from agui_pipelines.keyspace import range_names
 from assets.declared import RANGES
 
-# That all ranges of a backfill go through one run is what this project rests on, and what nobody needs to be told of.
+# That ranges of a backfill which follow each other go through one run is what this project rests on, and what nobody needs to
+# be told of. Ranges that lie apart are runs of their own, one for each row of neighbours.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 KEY_RANGES = dg.StaticPartitionsDefinition(range_names(RANGES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ TITLES: Final = {
     TOTAL: "**the whole run**",
 }
 STRATEGIES: Final = {"big_bang": "big bang", "rolling": "rolling", "blue_green": "blue-green"}
+
+_PIPE: Final = re.compile(r"(\\*)\|")
 
 
 def markdown(values: Mapping[str, Any]) -> str:
@@ -146,7 +149,8 @@ def losses(ledger: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").splitlines())
+    # A backslash before the pipe would escape ours, and leave the pipe to end the cell.
+    return " ".join(_PIPE.sub(r"\1\1\\|", text).splitlines())
 
 
 def _code(text: str) -> str:

@@ -196,12 +196,12 @@ def test_every_suite_of_a_run_is_told_by_its_own_check_or_by_that_of_the_shipped
 
 def test_checks_are_called_by_what_dagster_takes_and_are_never_two_of_one_name():
     found = checks.specs(
-        Stage.LOADED, "validation_report", ["a/my-suite.v2.json", "my_suite_v2.json", "loaded.json", "${WHERE}.json"]
+        Stage.LOADED, "validation_report", ["a/my-suite.v2.json", "my_suite_v2.json", "loaded.json", "a$b.json"]
     )
 
     names = [each.name for each in found]
     assert names == [
-        *("loaded", "my_suite_v2", "completeness", "digest_equality", "history_integrity", "performance"),
+        *("loaded", "my_suite_v2", "a_b", "completeness", "digest_equality", "history_integrity", "performance"),
     ]
     assert [each.name for each in found if not each.blocking] == ["performance"]
 
@@ -213,6 +213,10 @@ def test_the_default_migration_file_says_which_suites_are_checks(tmp_path, monke
 
     file.write_text("expectations: {staged: mine.json, loaded: [a.json, b.json]}")
     assert declared("expectations") == spec.Expectations(staged=("mine.json",), loaded=("a.json", "b.json"))
+    file.write_text('expectations: {staged: "${SUITES}/mine.json"}')
+    assert declared("expectations") == spec.Expectations()  # as long as nothing is known of it
+    monkeypatch.setenv("SUITES", "there")
+    assert declared("expectations") == spec.Expectations(staged=("there/mine.json",))
     for broken in ("expectations: {stage: mine.json}", "expectations: 5", "expectations:\n", "- no mapping", "a: [\n"):
         file.write_text(broken)
         assert declared("expectations") == spec.Expectations()

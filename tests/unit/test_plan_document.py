@@ -11,7 +11,7 @@ import pytest
 from agui_pipelines import spec
 from agui_pipelines.errors import StagingError
 from agui_pipelines.ledger import Entry, Ledger
-from agui_pipelines.phases.markdown import markdown
+from agui_pipelines.phases.markdown import markdown, table
 from agui_pipelines.phases.rehearse import Rehearsal
 from agui_pipelines.phases.risks import risks
 from agui_pipelines.phases.timeline import document, document_name, side_by_side
@@ -91,6 +91,20 @@ def test_tables_stay_tables_whatever_a_place_is_called() -> None:
         if block.startswith("|"):
             assert len({line.count("|") for line in rows}) == 1, block
     assert "files below /a\\|b'c" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("x|y", r"x\|y"),
+        (r"x\|y", r"x\\\|y"),
+        (r"x\\|y", r"x\\\\\|y"),
+        (r"x\y|", r"x\y\|"),  # one that stands elsewhere is as it was
+        ("x\n|", r"x \|"),
+    ],
+)
+def test_a_backslash_before_a_pipe_does_not_end_the_cell(text, cell) -> None:
+    assert table(("a",), [(text,)]).splitlines()[-1] == f"| {cell} |"
 
 
 def test_every_part_is_there() -> None:
