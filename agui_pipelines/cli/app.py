@@ -113,14 +113,18 @@ def run(
     from agui_pipelines.cli.migrate import migrate, migrate_ranges  # noqa: PLC0415 - the engine takes a second to load
 
     given = Flags(source, target, source_config, target_config, match, batch_size, workspace, accept_losses, keep)
+    if ranges and (dry_run or save is not None):
+        raise UsageError(
+            f"--range and {'--dry-run' if dry_run else '--output'} do not go together.",
+            why=f"{'A dry run' if dry_run else 'A migration file'} is of the whole migration.",
+            remedy="Leave one of them out.",
+        )
     if save is not None:
         flag_files.write(flag_files.mapping(given), save)
         output.note(f"Wrote {save}. Run it with: agui-migrate run {save}")
         return
     migration, path = _migration(file, given)
     if ranges:
-        if dry_run:
-            raise UsageError("--range and --dry-run do not go together.", remedy="A dry run is of the whole migration.")
         migrate_ranges(migration, path, ranges, fresh=fresh, json=json)
         return
     migrate(migration, path, dry_run=dry_run, fresh=fresh, json=json)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 from uuid import uuid4
 
 from agui_pipelines import spec
 from agui_pipelines.cli import clock, output
 from agui_pipelines.cli.runs import RangesAlone, execute
+from agui_pipelines.cli.status import imports
 from agui_pipelines.errors import MigrationError, RefusedError, RollbackError, StagingError, UsageError, named
 from agui_pipelines.keyspace import adjacent, range_names
 from agui_pipelines.ledger import Entry
@@ -18,14 +20,33 @@ from agui_pipelines.losses import FORM, MEANING
 from agui_pipelines.phases.import_ import pending_ranges
 from agui_pipelines.phases.notify import notify
 from agui_pipelines.phases.pacing import require_carried_out
-from agui_pipelines.phases.plan import Plan, current, is_begun
+from agui_pipelines.phases.plan import Plan, current, is_begun, open_plan
 from agui_pipelines.phases.rollback import PHASE as ROLLBACK
 from agui_pipelines.phases.rollback import Aftermath, after_failure
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.timeline import AROUND, side_by_side
 from agui_pipelines.phases.validate import SAMPLE_PHASE, report_name
 
+_Options = ParamSpec("_Options")
 
+
+def _of_migration(
+    command: Callable[Concatenate[spec.Migration, _Options], None],
+) -> Callable[Concatenate[spec.Migration, _Options], None]:
+    """Let whatever is refused or fails in a command say of which migration."""
+
+    @wraps(command)
+    def named_(migration: spec.Migration, /, *args: _Options.args, **options: _Options.kwargs) -> None:
+        try:
+            command(migration, *args, **options)
+        except MigrationError as error:
+            error.data["migration"] = migration.name
+            raise
+
+    return named_
+
+
+@_of_migration
 def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh: bool, json: bool) -> None:
     """Run the job ``migrate`` (or ``dry_run``) and print the result."""
     if not dry_run:
@@ -51,6 +72,7 @@ def migrate(migration: spec.Migration, path: str | None, *, dry_run: bool, fresh
         print_result(migration, session, values)
 
 
+@_of_migration
 def migrate_ranges(
     migration: spec.Migration, path: str | None, ranges: Sequence[str], *, fresh: bool, json: bool
 ) -> None:
@@ -66,8 +88,10 @@ def migrate_ranges(
     if unknown := sorted(set(ranges).difference(names)):
         raise UsageError(
             f"There is no key range {', '.join(map(repr, unknown))}.",
-            remedy=f"They are named {names[0]} to {names[-1]}.",
+            remedy=f"They are named {names[0]} to {names[-1]}; give --range once for each.",
         )
+    if fresh:
+        _tell_given_up(session)
     run_ids: list[str] = []
     for number, group in enumerate(adjacent(sorted(set(ranges)), names)):
         only = RangesAlone(group, planned=plan is None and not number)
@@ -80,7 +104,7 @@ def migrate_ranges(
         "plan_id": made.plan_id,
         "ranges": [_range_row(session, made, name) for name in sorted(set(ranges))],
         "pending_ranges": pending,
-        "passed": False,
+        "validated": not pending,  # only then it says whether that passed
     }
     if not pending:
         values["run_ids"].append(_run("validate", migration, path))
@@ -97,6 +121,17 @@ def migrate_ranges(
         )
         return
     print_result(migration, session, values)
+
+
+def _tell_given_up(session: Session) -> None:
+    """Name the key ranges that had been imported under the plan in whose place a fresh one is made."""
+    found = open_plan(session)
+    done = sorted({entry.unit for entry in imports(session.ledger, found.plan_id)}) if found else []
+    if found and done:
+        output.note(
+            f"Gives up {found.plan_id}, under which the key ranges {', '.join(done)} had been imported: "
+            "all ranges are pending under the new plan."
+        )
 
 
 def _begun_plan(session: Session) -> Plan | None:
@@ -125,6 +160,7 @@ def _key_text(key: bytes | None) -> str | None:
     return None if key is None else key.decode("utf-8", "backslashreplace")
 
 
+@_of_migration
 def revalidate(
     migration: spec.Migration, path: str | None, *, sample: int = 0, seed: int | None = None, json: bool
 ) -> None:
@@ -147,22 +183,18 @@ def _run(job: str, migration: spec.Migration, path: str | None, **options: Any) 
     """
     run_id, debug = str(uuid4()), bool(os.environ.get("AGUI_DEBUG"))
     writes = job == "migrate"
-    try:
-        with Session.open(migration).exclusive() if writes else nullcontext():
-            try:
-                with output.progress() as listener:
-                    execute(job, migration, listener, run_id=run_id, file=path, debug=debug, **options)
-            except MigrationError as error:
-                if writes:
-                    raise _told_with_aftermath(error, migration, run_id) from error
-                raise
-            except Exception as error:
-                if writes:
-                    _tell_aftermath(error, migration, run_id)
-                raise
-    except MigrationError as error:
-        error.data["migration"] = migration.name
-        raise
+    with Session.open(migration).exclusive() if writes else nullcontext():
+        try:
+            with output.progress() as listener:
+                execute(job, migration, listener, run_id=run_id, file=path, debug=debug, **options)
+        except MigrationError as error:
+            if writes:
+                raise _told_with_aftermath(error, migration, run_id) from error
+            raise
+        except Exception as error:
+            if writes:
+                _tell_aftermath(error, migration, run_id)
+            raise
     return run_id
 
 

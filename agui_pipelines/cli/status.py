@@ -68,15 +68,12 @@ def told(name: str, run: dict[str, Any]) -> str:
 def describe(workspace: Workspace, name: str) -> dict[str, Any]:
     """The same as plain values."""
     ledger, going = Ledger(workspace), [run.to_dict() for run in control.runs(workspace)]
-    plans = [entry for entry in ledger.entries(phase="plan") if entry.outputs["purpose"] in ("migrate", "dry_run")]
-    plan = plans[-1] if plans else None
+    plan = _newest_plan(ledger)
     if plan is None:
         return {"migration": name, "state": "not started", "going": going}
     phases = {}
     for phase in ("export", "transform", "import"):
-        done = (
-            _imports(ledger, plan.plan_id) if phase == "import" else ledger.entries(phase=phase, plan_id=plan.plan_id)
-        )
+        done = imports(ledger, plan.plan_id) if phase == "import" else ledger.entries(phase=phase, plan_id=plan.plan_id)
         newest = {entry.unit: entry.outputs for entry in done}
         records = sum(
             sum(o["records"].values()) if isinstance(o["records"], dict) else o["records"] for o in newest.values()
@@ -102,7 +99,18 @@ def describe(workspace: Workspace, name: str) -> dict[str, Any]:
     }
 
 
-def _imports(ledger: Ledger, plan_id: str) -> list[Entry]:
+def _newest_plan(ledger: Ledger) -> Entry | None:
+    """A dry run's only until something was written: from then on it changes nothing of where the migration stands."""
+    plans = ledger.entries(phase="plan")
+    migrations = [entry for entry in plans if entry.outputs["purpose"] == "migrate"]
+    if any(ledger.last(BEGUN, plan_id=entry.plan_id) for entry in migrations):
+        return migrations[-1]
+    tried = [entry for entry in plans if entry.outputs["purpose"] in ("migrate", "dry_run")]
+    return tried[-1] if tried else None
+
+
+def imports(ledger: Ledger, plan_id: str) -> list[Entry]:
+    """What was imported under a plan, and is there still."""
     return not_voided(ledger.entries(), lambda each: (each.phase, each.plan_id) == ("import", plan_id))
 
 
