@@ -58,13 +58,13 @@ Found = TypeVar("Found")
 
 
 def awaited(what: Callable[[], Found], seconds: float = PATIENCE) -> Found:
-    """The first true value of a function."""
+    """The first true value of a function. A test's own timeout has to be longer, or nobody is told what never came."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := what():
             return value
         time.sleep(0.3)
-    raise AssertionError("it never happened")
+    raise AssertionError(f"{what.__qualname__} was never true in {seconds:g} s")
 
 
 class Ui:

@@ -22,14 +22,14 @@ RANGED = ("exported_snapshot", "staged_snapshot", "target_backup", "target_state
 SLOW = """
     CREATE TABLE ag_states (state_id varchar(255) PRIMARY KEY, data jsonb NOT NULL,
         created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now());
-    CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END $$;
+    CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$;
     CREATE TRIGGER dawdle BEFORE INSERT ON ag_states FOR EACH ROW EXECUTE FUNCTION dawdle()
 """
 
 
 @pytest.fixture
 def slow(fresh_postgres, written, text, tmp_path):
-    """A second migration of the same sessions, into a database that takes seconds for them; and what one asks that."""
+    """A second migration of the same sessions, into a database that takes a second for each; and what one asks that."""
     url = fresh_postgres()
     file = tmp_path / "slow.yaml"
     written({**text, "name": "slow", "batch_size": 1, "target": {**text["target"], "connection_url": url}}).rename(file)
@@ -66,9 +66,9 @@ def terminated(ui, file, rows):
 
 
 def taken_back(ui, run):
-    """The rollback that a sensor has launched after a run."""
+    """The rollback that was launched after a run and came to its end. One that finds the lock taken fails, and is tried again."""
     mine = [{"key": "agui/rollback_of", "value": run}]
-    return [found for found in ui.runs(tags=mine) if found["status"] in ENDED]
+    return [found for found in ui.runs(tags=mine) if found["status"] == "SUCCESS"]
 
 
 @pytest.mark.timeout(900)
@@ -96,7 +96,7 @@ def test_a_migration_is_operated_from_the_ui(agui_migrate, legacy, written, text
     assert moved == {f"{number:02}": {"number": number} for number in range(30)}
     assert repairs == {(RANGES[0], RANGES[0]), (RANGES[2], RANGES[2])}  # as the two are no neighbours
     assert repaired == moved
-    assert (rollback["jobName"], rollback["status"], left) == ("rollback", "SUCCESS", 0)
+    assert (rollback["jobName"], left) == ("rollback", 0)
     assert resumed.code == 0
     assert "Resumed" in resumed.err
     assert rows() == 30
@@ -104,6 +104,7 @@ def test_a_migration_is_operated_from_the_ui(agui_migrate, legacy, written, text
 
 
 @pytest.mark.long  # the daemon's schedules tick at full minutes
+@pytest.mark.timeout(900)
 def test_a_schedule_that_is_switched_on_syncs(legacy, written, text, documents, tmp_path):
     def synced(ui):
         return [
@@ -124,6 +125,7 @@ def test_a_schedule_that_is_switched_on_syncs(legacy, written, text, documents, 
 
 
 @pytest.mark.long  # two migrations of 20,000 states
+@pytest.mark.timeout(900)
 def test_a_run_from_the_ui_takes_little_longer_than_one_of_the_command_line(
     agui_migrate, redis_url, fresh_postgres, written, text, tmp_path, record_property
 ):

@@ -34,7 +34,7 @@ def test_the_ui_shows_the_project_and_all_of_it_ends_with_the_command(start, fre
     process = start("ui", file, "--port", free_port, cwd=tmp_path)
 
     ui = Ui(free_port)
-    awaited(ui.repository)
+    awaited(ui.repository, 90)
     [shown] = ui.ask(QUERY)["repositoriesOrError"]["nodes"]
 
     running = psutil.Process(process.pid).children(recursive=True)
