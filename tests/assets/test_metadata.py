@@ -9,18 +9,25 @@ import dagster as dg
 import psycopg
 import pytest
 
+from agui_pipelines import resources
+from agui_pipelines.definitions import defs
 from agui_pipelines.keyspace import KeyRange
+from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.comparison import KindComparison
 from agui_pipelines.phases.decommission import DecommissionReport
 from agui_pipelines.phases.export import RangeReport, SnapshotReport
 from agui_pipelines.phases.markdown import losses, table
 from agui_pipelines.phases.observation import Names
+from agui_pipelines.phases.plan import current
 from agui_pipelines.phases.sample import Sample
 from agui_pipelines.phases.spot_check import SpotCheck
-from agui_pipelines.phases.sync import SyncReport
+from agui_pipelines.phases.sync import SyncReport, sync
 from agui_pipelines.records import DIGESTED, Kind
 from agui_pipelines.staging import Workspace
 from assets import metadata
+from assets.places import live_side, source_archive, target_store
+from tests.assets.conftest import QUIET
+from tests.integration.conftest import Move
 from tests.partitions import RANGES
 
 
@@ -141,6 +148,69 @@ def test_a_dry_run_shows_what_an_import_would_do(launcher, target):
     assert rows(preview["records"])[0] == {"kind": "state", **numbers}
     assert {row["stage"] for row in rows(preview["expectations"])} == {"exported", "staged"}
     assert isinstance(preview["loss_ledger"], dg.MarkdownMetadataValue)
+
+
+@pytest.fixture
+def live(launcher):
+    """The launcher, after everything was moved and the target was made live. What is deleted need not wait."""
+    launcher.text["decommission"] = {"soak": "0s"}
+    move = Move(launcher.text, launcher.folder)
+    move.run()
+    session = move.session()
+    sync(session, complete=True)
+    plan_id = current(session).plan_id
+    outputs = {"live": "target", "plan_id": plan_id, "outcome": "done", "direction": "forward"}
+    session.ledger.record(Entry("cutover", plan_id, "cutover-1", outputs=outputs))
+    return launcher
+
+
+def launched(launcher, job, op, **asked):
+    """Runs a job of one step as the UI does, and gives what the step says of its outcome."""
+    file = launcher.folder / "migration.yaml"
+    file.write_text(json.dumps(launcher.text))  # which is YAML too
+    resources = {"migration": {"config": {"migration_file": str(file)}}}
+    run_config = {**QUIET, "ops": {op: {"config": asked}}, "resources": resources}
+    result = defs.resolve_job_def(job).execute_in_process(instance=launcher.instance, run_config=run_config)
+    [output] = result.filter_events(lambda event: event.event_type_value == "STEP_OUTPUT")
+    return output.step_output_data.metadata
+
+
+def materialized(instance, place):
+    return [r.asset_materialization.metadata for r in instance.fetch_materializations(place.key, limit=10).records]
+
+
+def test_what_was_archived_and_deleted_stands_at_the_archive(live, instance):
+    done = launched(live, "decommission", "source_decommission", confirm="launched")
+
+    [shown] = materialized(instance, source_archive)
+    assert shown == done
+    assert (shown["deleted"].value, shown["archived_records"].value) == (100, 100)
+
+
+def test_a_rehearsed_cutover_makes_no_side_live(launcher, instance):
+    launcher.text["accept_losses"] = [
+        *launcher.text["accept_losses"],
+        "timestamps",
+    ]  # which the way back has no place for
+    Move(launcher.text, launcher.folder).run()
+
+    done = launched(launcher, "cutover", "target_cutover", rehearse=True)
+
+    assert done["live"].value == "source"
+    assert materialized(instance, live_side) == []
+
+
+def test_the_progress_of_a_step_that_is_no_asset_is_shown_at_the_place_that_it_works_on(
+    launcher, instance, monkeypatch
+):
+    monkeypatch.setattr(resources, "OBSERVE_SECONDS", 0.0)
+    Move(launcher.text, launcher.folder).run()
+
+    launched(launcher, "verify_sample", "target_sample", sample=100)
+
+    [outcome, *progress] = instance.fetch_observations(target_store.key, limit=100).records
+    assert outcome.asset_observation.metadata["passed"].value is True
+    assert {each.asset_observation.metadata["records_total"].value for each in progress} == {100}
 
 
 def test_histories_have_columns_of_their_own():
