@@ -20,6 +20,7 @@ _RUN: Final = "agui/run"
 _BY: Final = "agui/by"
 _OWNER: Final = "agui/owner"
 _COMMAND_LINE: Final = "command line"
+_GOING: Final = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 
 
 def tags(migration: str, run_id: str, *, by: str = _COMMAND_LINE) -> dict[str, str]:
@@ -30,12 +31,17 @@ def tags(migration: str, run_id: str, *, by: str = _COMMAND_LINE) -> dict[str, s
 
 def tag_own_process(instance: dg.DagsterInstance, run: dg.DagsterRun, migration: str) -> None:
     """Say of a run that Dagster has launched that this process executes it."""
-    if run.tags.get(_RUN) != run.run_id:
+    if not _is_of_its_own(run):
         instance.add_run_tags(run.run_id, tags(migration, run.run_id, by="dagster"))
 
 
 def is_of_command_line(run: dg.DagsterRun) -> bool:
-    return run.tags.get(_RUN) == run.run_id and run.tags.get(_BY) == _COMMAND_LINE
+    return _is_of_its_own(run) and run.tags.get(_BY) == _COMMAND_LINE
+
+
+def is_of_another(run: dg.DagsterRun, migration: str) -> bool:
+    """Whether a run is known to be of another migration. Of one that no process executes yet that is not known."""
+    return _is_of_its_own(run) and run.tags.get(_MIGRATION) != migration
 
 
 def conclude_dead_runs(instance: dg.DagsterInstance, migration: str = "") -> list[str]:
@@ -43,14 +49,23 @@ def conclude_dead_runs(instance: dg.DagsterInstance, migration: str = "") -> lis
 
     Of a process on another machine, or in a container that counts its processes apart, nothing is known here.
     """
-    going = dg.RunsFilter(
-        statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING],
-        tags={_MIGRATION: migration} if migration else {},
-    )
-    dead = [run for run in instance.get_runs(going) if run.tags.get(_RUN) == run.run_id and _has_died(run)]
+    going = dg.RunsFilter(statuses=_GOING, tags={_MIGRATION: migration} if migration else {})
+    dead = [run for run in instance.get_runs(going) if _is_of_its_own(run) and _has_died(run)]
+    # A process may have ended its run, and then itself, after the runs were looked up; from now on it ends nothing any more.
+    dead = [run for run in dead if _goes_on(instance, run)]
     for run in dead:
         instance.report_run_failed(run, "The process that ran it was killed. Run the migration again to resume.")
     return [run.run_id for run in dead]
+
+
+def _is_of_its_own(run: dg.DagsterRun) -> bool:
+    """Whether the tags of a run are about itself, and not about the run that it repeats."""
+    return run.tags.get(_RUN) == run.run_id
+
+
+def _goes_on(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    now = instance.get_run_by_id(run.run_id)
+    return now is not None and now.status in _GOING
 
 
 def _has_died(run: dg.DagsterRun) -> bool:

@@ -14,9 +14,14 @@ from dagster._core.utils import make_new_run_id
 
 from agui_pipelines import run_tags
 from agui_pipelines.automation.sensors import killed_runs, rollback_after_failure
+from agui_pipelines.owner import Owner
 from tests.assets.test_rollback import SPOILED, asked, rolled_back
 
-STARTED, FAILED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
+STARTED, CANCELING, FAILED = (
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+    dg.DagsterRunStatus.FAILURE,
+)
 
 
 @pytest.fixture
@@ -63,6 +68,31 @@ def test_a_run_that_the_ui_repeats_is_not_concluded_with_the_one_before(begun):
     assert begun(tags_of_dead_process(dead)) is STARTED
 
 
+def test_a_run_that_is_being_cancelled_is_concluded_too(instance):
+    run_id = make_new_run_id()
+    run = dg.DagsterRun(job_name="migrate", run_id=run_id, status=CANCELING, tags=tags_of_dead_process(run_id))
+    instance.add_run(run)
+
+    assert run_tags.conclude_dead_runs(instance) == [run_id]
+    assert instance.get_run_by_id(run_id).status is FAILED
+
+
+def test_a_run_that_ends_while_it_is_looked_at_stays_as_it_ended(instance, monkeypatch):
+    run_id = make_new_run_id()
+    run = dg.DagsterRun(job_name="migrate", run_id=run_id, status=STARTED, tags=tags_of_dead_process(run_id))
+    instance.add_run(run)
+    is_gone = Owner.is_gone
+
+    def is_gone_after_it_has_ended(owner):
+        instance.handle_run_event(run_id, dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, "migrate"))
+        return is_gone(owner)
+
+    monkeypatch.setattr(Owner, "is_gone", is_gone_after_it_has_ended)
+
+    assert run_tags.conclude_dead_runs(instance) == []
+    assert instance.get_run_by_id(run_id).status is dg.DagsterRunStatus.SUCCESS
+
+
 def test_runs_of_other_migrations_are_let_be(begun):
     run_id = make_new_run_id()
     assert begun({**tags_of_dead_process(run_id), "agui/migration": "another"}, run_id) is STARTED
@@ -106,3 +136,11 @@ def test_a_run_that_the_ui_repeats_is_taken_back_when_it_fails_and_a_command_is_
     told = launcher.launch(tags=run_tags.tags("launched", run_id), run_id=run_id)
     assert isinstance(asked(rollback_after_failure, instance, told), dg.SkipReason)
     assert os.getpid() == json.loads(told.dagster_run.tags["agui/owner"])["process"]
+
+
+def test_a_run_of_the_ui_says_which_process_executes_it(launcher, instance):
+    done = launcher.launch("assess_and_plan", rehearse=False)
+
+    tags = instance.get_run_by_id(done.run_id).tags
+    assert (tags["agui/run"], tags["agui/migration"], tags["agui/by"]) == (done.run_id, "launched", "dagster")
+    assert json.loads(tags["agui/owner"])["process"] == os.getpid()
