@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -18,6 +19,7 @@ from pydantic import Field
 
 from agui_pipelines import spec
 from agui_pipelines.errors import LockLostError, MigrationError, RefusedError, UsageError
+from agui_pipelines.keyspace import range_names
 from agui_pipelines.ledger import Entry
 from agui_pipelines.phases.notify import notified
 from agui_pipelines.phases.pacing import require_carried_out
@@ -33,11 +35,22 @@ Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecut
 
 MIGRATE: Final = "migrate"
 """The job that runs the whole migration."""
+DRY_RUN: Final = "dry_run"
+"""The job that does all of it but write."""
 PLAN: Final = "assess_and_plan"
 """The job that makes a plan with its document."""
+GRAPH: Final = "__ASSET_JOB"
+"""What Dagster calls the runs that are started in its graph of assets, and their backfills."""
 REPORTS_ON: Final = "agui/reports_on"
 """Tag of a step that is no asset: the asset on which its progress is shown."""
 
+RANGED: Final = frozenset({"exported_snapshot", "staged_snapshot", "target_backup", "target_states"})
+"""The assets that are made key range by key range."""
+_RANGE_TAGS: Final = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+_ONE_RANGE_TAG: Final = "dagster/partition"
+
+_WHOLE: Final = (MIGRATE, DRY_RUN)
+"""Jobs that plan the migration, and so have to do with all key ranges."""
 _WITHOUT_DRY_RUN: Final = (PLAN, "sync", "rollback", "validate", "verify_sample")
 """Jobs that cannot be carried out as a dry run."""
 
@@ -72,12 +85,18 @@ class MigrationRun:
     """Whether the plan is to have a document."""
     rehearse: bool = True
     """Whether the document's timeline is to be measured."""
+    whole_of: tuple[str, str] | None = None
+    """The first and the last of the chosen key ranges, if the run has to do with all of them."""
     start_up: Seconds | None = None
     """What a run takes before its first phase and around its steps, if whoever started this one knows it."""
     listener: Listener = silent
 
     def cut_into(self, ranges: int) -> MigrationRun:
         """The same, with as many key ranges as there are partitions, which are fixed when the code location is loaded."""
+        names = range_names(ranges)
+        if self.whole_of is not None and self.whole_of != (names[0], names[-1]):
+            with reported():
+                raise _not_whole(self.whole_of, names)
         return replace(self, migration=self.migration.model_copy(update={"ranges": ranges}))
 
     @property
@@ -131,24 +150,28 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
                 )
             return MigrationRun(
                 spec.load(self.migration_file or None),
-                dry_run=self.dry_run,
+                # What a launchpad opens with is the resource's own default, which is none of this job.
+                dry_run=self.dry_run or _job(context) == DRY_RUN,
                 fresh=self.fresh,
                 propose=_job(context) == PLAN,
                 rehearse=self.rehearse,
+                whole_of=_ranges(context) if _job(context) in _WHOLE else None,
             )
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[MigrationRun, None, None]:
-        """A run of the whole migration writes alone from its first step on, so that a second one is refused at once.
+        """A run that is to import writes alone from its first step on, so that a second one is refused at once.
 
         So does a rehearsal, which would measure what another one writes.
         All its steps run in one process, in which Dagster makes the resource once.
         """
+        with reported():
+            _require_ranges(context)
         run = self.create_resource(context)
         if context.run is not None and context.instance is not None:
             tag_own_process(context.instance, context.run, run.migration.name)
         with ExitStack() as stack:
-            if _job(context) in (MIGRATE, PLAN) and not self.dry_run:
+            if _writes_alone(context) and not run.dry_run:
                 with reported():
                     if _job(context) == MIGRATE:
                         require_carried_out(run.migration)
@@ -170,6 +193,53 @@ def _phase(context: Context) -> str:
     """What a step does, as people and the ledger call it."""
     name = context.op_def.name
     return PHASES.get(name, name)
+
+
+def _writes_alone(context: dg.InitResourceContext) -> bool:
+    return _job(context) in (MIGRATE, PLAN) or (_job(context) == GRAPH and _makes(context, {"target_states"}))
+
+
+def _makes(context: dg.InitResourceContext, assets: AbstractSet[str]) -> bool:
+    """Whether a run makes one of these assets, of which its job has some. One that only checks makes none."""
+    run = context.run
+    if run is None:
+        return False
+    if not run.asset_selection:
+        return not run.asset_check_selection
+    return not assets.isdisjoint(key.to_user_string() for key in run.asset_selection)
+
+
+def _ranges(context: dg.InitResourceContext) -> tuple[str, str] | None:
+    """The first and the last of the key ranges that were chosen for a run; None if none were."""
+    tags = context.run.tags if context.run is not None else {}
+    if _ONE_RANGE_TAG in tags:
+        return tags[_ONE_RANGE_TAG], tags[_ONE_RANGE_TAG]
+    first, last = (tags.get(name) for name in _RANGE_TAGS)
+    return (first, last) if first is not None and last is not None else None
+
+
+def _require_ranges(context: dg.InitResourceContext) -> None:
+    """Raises `UsageError` if a run is to make what is made key range by key range, and none was chosen.
+
+    Dagster itself would tell so only when it comes to the first of them.
+    """
+    if _job(context) in (*_WHOLE, GRAPH) and _makes(context, RANGED) and _ranges(context) is None:
+        raise UsageError(
+            "No key ranges were chosen.",
+            why="What is exported and imported is made key range by key range.",
+            remedy="Choose all key ranges.",
+        )
+
+
+def _not_whole(chosen: tuple[str, str], all_: Sequence[str]) -> UsageError:
+    first, last = chosen
+    return UsageError(
+        f"Of the key ranges {all_[0]} to {all_[-1]}, only {first if first == last else f'{first} to {last}'} "
+        f"{'was' if first == last else 'were'} chosen.",
+        why="This job would plan the migration anew and hold the target to all of it, of which the rest would be missing.",
+        remedy="Choose all key ranges. To move some by themselves, materialize exported_snapshot to target_states in the "
+        "graph of assets, or run agui-migrate run --range.",
+    )
 
 
 def _job(context: dg.InitResourceContext) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import dagster as dg
 
-from agui_pipelines.resources import MIGRATE, PLAN
+from agui_pipelines.resources import DRY_RUN, MIGRATE, PLAN
 from assets.assess import source_assessment
 from assets.backup import target_backup
 from assets.cutover import target_cutover
@@ -25,7 +25,6 @@ from assets.transform import staged_snapshot
 from assets.validate import validation_report
 from assets.verify import target_sample
 
-DRY_RUN: Final = "dry_run"
 VALIDATE: Final = "validate"
 AFTER_RUN: Final = "agui/rollback_of"
 """Tag of a rollback: the run that it undoes."""

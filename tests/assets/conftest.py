@@ -65,20 +65,23 @@ class Launcher:
         job: str = "migrate",
         *,
         assets: list[str] | None = None,
-        ranges: tuple[str, str] = (partitions.RANGES[0], partitions.RANGES[-1]),
+        ranges: tuple[str, str] | None = (partitions.RANGES[0], partitions.RANGES[-1]),
         check: bool = False,
         run_id: str | None = None,
         tags: dict[str, str] | None = None,
         **config: Any,
     ) -> dg.ExecuteInProcessResult:
-        """Run a job, or some of its assets, as the UI does: with nothing but the resource's configuration."""
+        """Run a job, or some of its assets, as the UI does: with nothing but the resource's configuration.
+
+        Over the key ranges from one to another, or those that `tags` name.
+        """
         file = self.folder / "migration.yaml"
         file.write_text(yaml.safe_dump(self.text))
         settings = {"migration_file": str(file), **config}
         return defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey(name) for name in assets] if assets else None,
-            tags={**partitions.tags(*ranges), **(tags or {})},
+            tags={**(partitions.tags(*ranges) if ranges else {}), **(tags or {})},
             run_config={**QUIET, "resources": {"migration": {"config": settings}}},
             raise_on_error=check,
             run_id=run_id,

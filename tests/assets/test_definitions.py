@@ -8,8 +8,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
+from dagster._core.snap import JobSnap
+from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
-from agui_pipelines import spec
+from agui_pipelines import resources, spec
 from agui_pipelines.definitions import defs
 from assets.declared import declared
 from tests.partitions import RANGES
@@ -157,11 +160,28 @@ def test_the_launchpad_is_small():
 )
 def test_what_the_launchpad_opens_with_is_valid_as_it_stands(job):
     found = defs.resolve_job_def(job)
-    ranged = found.partitioned_config
-    opened = ranged.get_run_config_for_partition_key(RANGES[0]) if ranged else found.run_config
-    assert opened
-    assert opened["resources"]["migration"]["config"]["migration_file"] == ""
-    assert dg.validate_run_config(found, opened)
+    for opened in (opens_with(found), chosen_in(found)):
+        assert opened["resources"]["migration"]["config"]["migration_file"] == ""
+        assert opened["resources"]["migration"]["config"].get("fresh", False) is False
+        assert dg.validate_run_config(found, opened)
+
+
+def opens_with(job):
+    """The text in the launchpad of a job before anything is chosen there: the defaults of its schema."""
+    snap = JobSnap.from_job_def(job)
+    [mode] = snap.mode_def_snaps
+    known = snap.config_schema_snapshot
+    return yaml.safe_load(default_values_yaml_from_type_snap(known, known.get_config_snap(mode.root_config_key)))
+
+
+def chosen_in(job):
+    """The text once a key range is chosen, of a job that has any."""
+    ranged = job.partitioned_config
+    return ranged.get_run_config_for_partition_key(RANGES[0]) if ranged else job.run_config
+
+
+def test_what_is_held_to_have_key_ranges_is_what_has_them():
+    assert {name for name, spec_ in specs().items() if spec_.partitions_def is not None} == resources.RANGED
 
 
 @pytest.mark.parametrize("op", ["target_states", "target_backup", "target_sync", "target_cutover", "target_rollback"])

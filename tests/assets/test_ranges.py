@@ -11,7 +11,7 @@ from agui_pipelines.phases.rollback import after_failure
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.validate import pending_ranges
 from tests.assets.test_jobs import failure_of
-from tests.partitions import RANGES
+from tests.partitions import RANGES, tags
 
 READ = ["migration_plan", "exported_snapshot", "staged_snapshot"]
 WRITTEN = ["target_backup", "target_states"]
@@ -47,18 +47,89 @@ def test_a_dry_run_of_what_writes_alone_writes_nothing(launcher, moved):
     assert moved() is None
 
 
-def test_a_preview_leaves_the_plan_of_a_migration_open(launcher, session, moved):
+def test_nothing_that_the_job_dry_run_has_read_is_imported_later_whatever_it_was_told(launcher, session, legacy, moved):
     assert launcher.launch("dry_run", dry_run=False).success
-    made = current(session())
+    assert moved() is None
+    assert current(session(), "dry_run")
+    legacy.set("session:001", '{"number": 1000}')
+    legacy.set("session:100", '{"number": 100}')
+    legacy.delete("session:002")
 
     assert launcher.launch().success
-    assert current(session()).plan_id == made.plan_id
+
+    assert (moved()["001"], moved()["100"], len(moved())) == ({"number": 1000}, {"number": 100}, 100)
+    assert "002" not in moved()
 
 
-def test_the_job_of_the_whole_migration_over_one_range_moves_it_and_is_not_undone(launcher, session, moved):
-    result = launcher.launch("migrate", ranges=("01", "01"))
+def told(result):
+    """All that a run says of its failures."""
+    return " ".join(f"{event.message} {event.event_specific_data}" for event in result.all_events if event.is_failure)
 
-    assert not result.success  # as it is not proven
+
+@pytest.mark.parametrize("job", ["migrate", "dry_run", "__ASSET_JOB"])
+def test_a_run_without_key_ranges_is_refused_before_it_reads_anything(launcher, moved, job):
+    result = launcher.launch(job, ranges=None, assets=[*READ, *WRITTEN] if job.startswith("_") else None)
+
+    assert not result.success
+    assert "No key ranges were chosen." in told(result)
+    assert "DagsterInvariantViolationError" not in told(result)
+    assert not result.get_asset_materialization_events()
+    assert not (launcher.folder / ".agui").exists()
+    assert moved() is None
+
+
+@pytest.mark.parametrize("assets", [["migration_plan"], ["validation_report"], ["import_preview"]])
+def test_what_is_not_made_range_by_range_is_materialized_without_any(launcher, assets):
+    launcher.launch("dry_run")
+    launcher.launch()
+
+    assert launcher.launch("__ASSET_JOB", ranges=None, assets=assets).success
+
+
+@pytest.mark.parametrize("job", ["migrate", "dry_run"])
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"dagster/partition": "01"}, "Of the key ranges 00 to 03, only 01 was chosen."),
+        (tags("01", "03"), "Of the key ranges 00 to 03, only 01 to 03 were chosen."),
+    ],
+)
+def test_the_job_of_the_whole_migration_over_some_ranges_is_refused(launcher, session, moved, job, tags, said):
+    result = launcher.launch(job, ranges=None, tags=tags)
+
+    assert not result.success
+    description, metadata = failure_of(result, "source_assessment")
+    assert description.startswith(said)
+    assert metadata["error"] == "UsageError"
+    assert "agui-migrate run --range" in metadata["remedy"]
+    assert not session().ledger.entries()
+    assert moved() is None
+
+
+def test_a_finished_migration_is_still_one_after_some_ranges_of_the_job_were_refused(launcher, session):
+    assert launcher.launch().success
+    plan_id = current(session()).plan_id
+
+    assert not launcher.launch(ranges=("01", "01")).success
+
+    assert current(session()).plan_id == plan_id
+    assert launcher.launch("sync").success
+
+
+def test_ranges_one_by_one_as_a_backfill_of_the_graph_has_them(launcher, session, moved):
+    assert launcher.launch("__ASSET_JOB", assets=["source_assessment", "migration_plan"], ranges=None).success
+    for name in RANGES:
+        one = {"dagster/partition": name}
+        assert launcher.launch("__ASSET_JOB", assets=[*READ[1:], *WRITTEN], ranges=None, tags=one).success
+
+    assert len(moved()) == 100
+    assert launcher.launch("validate").success
+
+
+def test_what_is_not_proven_as_others_are_missing_is_kept(staged, session, moved):
+    result = staged.launch(ranges=("01", "01"), assets=[*WRITTEN, "validation_report"])
+
+    assert not result.success
     part = moved()
     assert 0 < len(part) < 100
     aftermath = after_failure(session(), result.run_id)
