@@ -53,7 +53,8 @@ def target_backup(
     if migration.dry_run:
         context.log.info("A dry run: nothing is written. What an import would do is told by the job dry_run.")
         return
-    with migration.planned(context) as (session, plan):
+    # Alone too, as a run in the graph may end here: what somebody else writes meanwhile would be half in the backup.
+    with migration.planned(context) as (session, plan), session.exclusive():
         began = time.monotonic()
         made = back_up(session, plan, context.partition_keys)
         told = metadata.of_backups(made, time.monotonic() - began)

@@ -8,6 +8,7 @@ import pytest
 from agui_pipelines import spec
 from agui_pipelines.errors import LockedError
 from agui_pipelines.phases.session import Session
+from tests.assets.test_jobs import failure_of
 
 
 @pytest.fixture
@@ -70,6 +71,38 @@ def test_a_second_run_is_refused_before_it_reads_anything(watched):
     assert isinstance(failure, dg.Failure)
     assert "The migration 'other' (process" in (failure.description or "")
     assert isinstance(failure.__cause__, LockedError)
+
+
+GRAPH = ["migration_plan", "exported_snapshot", "staged_snapshot", "target_backup", "target_states"]
+
+
+def test_what_is_materialized_in_the_graph_writes_alone_from_its_first_step_on(watched):
+    with other(watched).exclusive():
+        with pytest.raises(dg.DagsterResourceFunctionError, match="migration"):
+            watched.launch("__ASSET_JOB", assets=GRAPH, check=True)
+        assert not watched.folder.joinpath(".agui", "launched", "snapshots").exists()
+        assert watched.launch("__ASSET_JOB", assets=GRAPH[:3]).success
+
+    assert watched.launch("__ASSET_JOB", assets=GRAPH, fresh=True).success
+    assert seen(watched) == "True"
+    assert not watched.folder.joinpath("store", ".agui-lock").exists()
+
+
+def test_a_dry_run_of_the_graph_needs_no_lock(watched):
+    with other(watched).exclusive():
+        assert watched.launch("__ASSET_JOB", assets=GRAPH, dry_run=True).success
+        assert seen(watched) == "True"
+
+
+def test_a_backup_is_not_made_while_somebody_else_writes(watched):
+    assert watched.launch("__ASSET_JOB", assets=GRAPH[:3]).success
+    with other(watched).exclusive():
+        refused = watched.launch("__ASSET_JOB", assets=["target_backup"])
+    description, metadata = failure_of(refused, "target_backup")
+    assert "The migration 'other' (process" in description
+    assert metadata["error"] == LockedError.__name__
+
+    assert watched.launch("__ASSET_JOB", assets=["target_backup"]).success
 
 
 def test_a_dry_run_and_a_validation_need_no_lock(watched):
