@@ -35,19 +35,13 @@ def target_cutover(
     context: dg.OpExecutionContext, config: CutoverConfig, migration: dg.ResourceParam[MigrationRun]
 ) -> None:
     """Check, stop, sync, verify, switch, try: then applications use the target. A step that fails undoes all before it."""
-    asked = Asked(
-        config.back,
-        config.source_is_stopped,
-        seconds_of(config.max_window) if config.max_window else None,
-        config.no_way_back,
-        config.accept_deletes,
-    )
     rehearsed = config.rehearse or migration.dry_run
 
     def tell(told: Told) -> None:
         context.log.info("%s %s: %s", told.step, told.state, told.detail)
 
     with migration.session(context) as session:
+        asked = _asked(config)
         if rehearsed:
             report = rehearse(session, asked, tell=tell)
         else:
@@ -57,3 +51,14 @@ def target_cutover(
         if not rehearsed:
             context.log_event(dg.AssetMaterialization(live_side.key, metadata=found))
         context.add_output_metadata(found)
+
+
+def _asked(config: CutoverConfig) -> Asked:
+    """Raises `SpecError` for a window that is no duration."""
+    return Asked(
+        config.back,
+        config.source_is_stopped,
+        seconds_of(config.max_window) if config.max_window else None,
+        config.no_way_back,
+        config.accept_deletes,
+    )
