@@ -14,6 +14,9 @@ from agui_pipelines.spec.section import Period, Section
 _FIELDS: Final = 5
 """Of a cron line, as crontab(5) has it: minute, hour, day of the month, month, day of the week."""
 
+_YEAR: Final = 365 * 24 * 3600.0
+"""Seconds. A bound is needed, as Dagster cannot hold just any period, and nobody waits for longer."""
+
 
 def _cron(line: str) -> str:
     fields = line.split()
@@ -49,5 +52,5 @@ class Schedules(Section):
     time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
     sample: int = Field(1000, ge=1)
     """Ids of that sample."""
-    max_lag: Period = Field(3600.0, ge=120)
+    max_lag: Period = Field(3600.0, ge=120, le=_YEAR)
     """How old the target may be, in seconds, before Dagster shows it as stale: at least two minutes, as it looks seldom."""

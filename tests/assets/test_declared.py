@@ -40,6 +40,7 @@ def test_variables_are_resolved(written, monkeypatch):
         "schedules: {sync: '0 0 31 2 *'}",  # a day that never comes
         "schedules: {sync: '${NOT_SET_ANYWHERE}'}",
         "schedules: {max_lag: 90s}",
+        "schedules: {max_lag: 99999999999h}",
         "schedules: often",
     ],
 )

@@ -35,12 +35,19 @@ def test_cron_lines(line):
         ("time_zone", "Mars/Olympus", "no time zone of the IANA database"),
         ("max_lag", 900, "has no unit"),
         ("max_lag", "90s", "greater than or equal to 120"),
+        ("max_lag", "8761h", "less than or equal to 31536000"),
+        ("max_lag", "99999999999h", "less than or equal to 31536000"),
         ("every", "5m", "unknown key 'every'"),
     ],
 )
 def test_what_is_no_time_is_refused(key, value, problem):
     with pytest.raises(SpecError, match=problem):
         parsed(**{key: value})
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("2m", 120), ("8760h", 365 * 24 * 3600)])
+def test_how_old_a_target_may_be(text, seconds):
+    assert parsed(max_lag=text).max_lag == seconds
 
 
 def test_whose_it_is():
