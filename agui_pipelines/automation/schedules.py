@@ -1,6 +1,7 @@
 """What runs by itself. Each schedule is off until somebody switches it on, and is of the default migration file.
 
-A tick that would be in the way of somebody, or have nothing to do, is skipped, and says why.
+A tick that would be in the way of somebody, or have nothing to do, is skipped, and says why. What is broken, such as a server
+that cannot be reached, skips none: the run fails of it as any other does, and tells whoever is to be notified.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import dagster as dg
 
 from agui_pipelines import spec
 from agui_pipelines.automation.jobs import sync_job, verify_sample_job
-from agui_pipelines.errors import MigrationError
+from agui_pipelines.errors import MigrationError, RefusedError, SpecError, UsageError
 from agui_pipelines.phases.rounds import require_started
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.steps import require_source_live
 from agui_pipelines.phases.sync import require_two_places
+from agui_pipelines.run_tags import is_of_another
 from assets import declared
 
 _UNDER_WAY = [
@@ -56,19 +58,27 @@ def verify_sample_nightly(context: dg.ScheduleEvaluationContext) -> dg.RunReques
 
 
 def _due(context: dg.ScheduleEvaluationContext, job: dg.JobDefinition) -> dg.RunRequest | dg.SkipReason:
-    under_way = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=_UNDER_WAY), limit=1)
-    if under_way:
-        return dg.SkipReason(f"The run {under_way[0].run_id} of {job.name} has not ended yet.")
     try:
         migration = spec.load()
+        if under_way := _under_way(context.instance, job, migration.name):
+            return dg.SkipReason(f"The run {under_way} of {job.name} has not ended yet.")
         if migration.schedules != declared.SCHEDULES:
             return dg.SkipReason(
                 "The migration file's schedules are not those that were loaded: reload the code location."
             )
         _require_due(Session.open(migration))
-    except MigrationError as error:
+    except (RefusedError, UsageError, SpecError) as error:
         return dg.SkipReason(str(error))
+    except MigrationError as error:
+        # A tick that is skipped is heard of by nobody; a run that fails of this is.
+        context.log.warning("The run is let begin, and is going to fail: %s", error)
     return dg.RunRequest()
+
+
+def _under_way(instance: dg.DagsterInstance, job: dg.JobDefinition, migration: str) -> str:
+    """Id of a run of the job that has not ended, and may be of this migration."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=_UNDER_WAY))
+    return next((run.run_id for run in runs if not is_of_another(run, migration)), "")
 
 
 def _require_due(session: Session) -> None:
