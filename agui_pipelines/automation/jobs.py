@@ -55,7 +55,7 @@ def _job(
 @dg.job(
     name="rollback",
     executor_def=dg.in_process_executor,
-    config=_config("target_rollback", {"backup": "", "after_run": ""}),
+    config=_config("target_rollback", {"backup": "", "after_run": "", "confirm": ""}),
     tags=TAGS,
 )
 def rollback_job() -> None:
