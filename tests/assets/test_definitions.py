@@ -40,6 +40,11 @@ GROUPS = {
 GRAPH = {name: needs for group in GROUPS.values() for name, needs in group.items()}
 PLACES = {"source_system", "target_store", "synced_target", "live_side", "source_archive"}
 """What nobody can materialize: the ends, and what the jobs of the last phases tell of."""
+JOBS = [
+    *("assess_and_plan", "dry_run", "migrate", "validate"),
+    *("sync", "verify_sample", "cutover", "rollback", "decommission"),
+]
+"""Every job that people launch."""
 RANGED = ["exported_snapshot", "staged_snapshot", "target_backup", "target_states"]
 
 
@@ -89,10 +94,7 @@ def test_all_ranges_are_backfilled_in_one_run(name):
 
 def test_the_jobs_that_people_launch():
     jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert jobs.keys() == {
-        *("assess_and_plan", "migrate", "dry_run", "validate"),
-        *("rollback", "sync", "verify_sample", "cutover", "decommission"),
-    }
+    assert jobs.keys() == set(JOBS)
     assert all(job.description for job in jobs.values())
 
 
@@ -144,20 +146,7 @@ def test_the_launchpad_is_small():
     assert set(config.fields) == {"migration_file", "dry_run", "fresh", "rehearse"}
 
 
-@pytest.mark.parametrize(
-    "job",
-    [
-        "assess_and_plan",
-        "dry_run",
-        "migrate",
-        "validate",
-        "sync",
-        "verify_sample",
-        "cutover",
-        "rollback",
-        "decommission",
-    ],
-)
+@pytest.mark.parametrize("job", JOBS)
 def test_what_the_launchpad_opens_with_is_valid_as_it_stands(job):
     found = defs.resolve_job_def(job)
     for opened in (opens_with(found), chosen_in(found)):

@@ -175,14 +175,15 @@ def launched(launcher, job, op, **asked):
     return output.step_output_data.metadata
 
 
-def materialized(instance, place):
+def shown_at(instance, place):
+    """The metadata of whatever a job has left at a place, newest first."""
     return [r.asset_materialization.metadata for r in instance.fetch_materializations(place.key, limit=10).records]
 
 
 def test_what_was_archived_and_deleted_stands_at_the_archive(live, instance):
     done = launched(live, "decommission", "source_decommission", confirm="launched")
 
-    [shown] = materialized(instance, source_archive)
+    [shown] = shown_at(instance, source_archive)
     assert shown == done
     assert (shown["deleted"].value, shown["archived_records"].value) == (100, 100)
 
@@ -197,7 +198,7 @@ def test_a_rehearsed_cutover_makes_no_side_live(launcher, instance):
     done = launched(launcher, "cutover", "target_cutover", rehearse=True)
 
     assert done["live"].value == "source"
-    assert materialized(instance, live_side) == []
+    assert shown_at(instance, live_side) == []
 
 
 def test_the_progress_of_a_step_that_is_no_asset_is_shown_at_the_place_that_it_works_on(
