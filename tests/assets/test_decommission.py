@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dagster as dg
 import pytest
 import yaml
 
@@ -12,7 +13,7 @@ from agui_pipelines.phases.sync import sync
 from tests.integration.conftest import Move
 
 
-def launched(launcher, **config):
+def launched(launcher, *, dry_run=False, **config):
     file = launcher.folder / "migration.yaml"
     file.write_text(yaml.safe_dump(launcher.text))
     done = defs.resolve_job_def("decommission").execute_in_process(
@@ -20,7 +21,7 @@ def launched(launcher, **config):
         run_config={
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             "ops": {"source_decommission": {"config": config}},
-            "resources": {"migration": {"config": {"migration_file": str(file)}}},
+            "resources": {"migration": {"config": {"migration_file": str(file), "dry_run": dry_run}}},
         },
         raise_on_error=False,
     )
@@ -29,8 +30,11 @@ def launched(launcher, **config):
     return done.success, {name: value.value for name, value in said.items()}
 
 
-@pytest.mark.long
-def test_without_the_name_it_only_says_what_would_go_and_with_it_that_goes(launcher, legacy):
+@pytest.fixture
+def ready(launcher, monkeypatch):
+    """The launcher, once applications use the target and nothing stands in the way."""
+    for name in ("expect_exported", "expect_staged"):  # which take longer than all the rest
+        monkeypatch.setattr(f"agui_pipelines.phases.sync.{name}", lambda *_: ())
     launcher.text["decommission"] = {"soak": "0s"}
     move = Move(launcher.text, launcher.folder)
     move.run()
@@ -39,12 +43,24 @@ def test_without_the_name_it_only_says_what_would_go_and_with_it_that_goes(launc
     plan_id = current(session).plan_id
     outputs = {"live": "target", "plan_id": plan_id, "outcome": "done", "direction": "forward"}
     session.ledger.record(Entry("cutover", plan_id, "cutover-1", outputs=outputs))
+    return launcher
 
-    succeeded, said = launched(launcher)
+
+def test_a_dry_run_that_is_confirmed_only_says_what_would_go(ready, legacy):
+    succeeded, said = launched(ready, dry_run=True, confirm="launched")
+
     assert (succeeded, said["ready"], said["ids"]) == (True, True, 100)
-    assert launched(launcher, confirm="another")[0] is False
+    assert len(legacy.keys()) == 100
+    assert not ready.instance.fetch_materializations(dg.AssetKey("source_archive"), limit=1).records
+
+
+@pytest.mark.long
+def test_without_the_name_it_only_says_what_would_go_and_with_it_that_goes(ready, legacy):
+    succeeded, said = launched(ready)
+    assert (succeeded, said["ready"], said["ids"]) == (True, True, 100)
+    assert launched(ready, confirm="another")[0] is False
     assert len(legacy.keys()) == 100
 
-    succeeded, said = launched(launcher, confirm="launched")
+    succeeded, said = launched(ready, confirm="launched")
     assert (succeeded, said["deleted"], said["left"]) == (True, 100, 0)
     assert legacy.keys() == []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.instance.config import PoolGranularity
 from dagster._core.snap import JobSnap
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
@@ -173,11 +177,80 @@ def test_what_is_held_to_have_key_ranges_is_what_has_them():
     assert {name for name, spec_ in specs().items() if spec_.partitions_def is not None} == resources.RANGED
 
 
-@pytest.mark.parametrize("op", ["target_states", "target_backup", "target_sync", "target_cutover", "target_rollback"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        "target_states",
+        "target_backup",
+        "target_sync",
+        "target_sample",
+        "target_cutover",
+        "target_rollback",
+        "source_decommission",
+    ],
+)
 def test_who_writes_to_the_target_waits_in_its_queue(op):
     jobs = [job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")]
     nodes = {node.name: node for job in jobs for node in job.nodes}
     assert nodes[op].definition.pool == "target"
+
+
+def test_one_run_at_a_time_has_that_queue(dagster_home):
+    with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
+        pools = instance.get_concurrency_config().pool_config
+    assert pools.pool_granularity is PoolGranularity.RUN
+    assert pools.default_pool_limit == 1
+
+
+def test_a_target_is_stale_once_its_last_sync_is_longer_ago_than_max_lag():
+    lag = timedelta(seconds=spec.Schedules().max_lag)
+    assert specs()["synced_target"].freshness_policy == dg.FreshnessPolicy.time_window(
+        fail_window=lag, warn_window=lag / 2
+    )
+
+
+SAYS_WHOSE = """
+import json, sys
+from agui_pipelines.definitions import defs
+jobs = [job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")]
+print(json.dumps({
+    "assets": {s.key.to_user_string(): [list(s.owners), dict(s.tags), sorted(s.kinds)] for s in defs.resolve_all_asset_specs()},
+    "jobs": {job.name: dict(job.tags) for job in jobs},
+    "schedules": {s.name: [s.cron_schedule, s.execution_timezone] for s in defs.schedules},
+}))
+"""
+
+
+def test_assets_jobs_and_schedules_are_those_of_the_migration_file(tmp_path):
+    file = tmp_path / "migration.yaml"
+    given = {
+        "name": "m",
+        "owners": ["team:data", "ann@example.com"],
+        "tags": {"cost-center": "42"},
+        "source": {"type": "sqlite"},
+        "target": {"type": "redis"},
+        "schedules": {"sync": "*/5 * * * *", "verify": "0 1 * * *", "time_zone": "Europe/Berlin"},
+    }
+    file.write_text(yaml.safe_dump(given))
+    environment = {**os.environ, spec.FILE_VARIABLE: str(file)}
+    said = subprocess.run(
+        [sys.executable, "-c", SAYS_WHOSE], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True
+    )
+    found = json.loads(said.stdout)
+
+    assert found["assets"].keys() == GRAPH.keys()
+    for owners, tags, _ in found["assets"].values():
+        assert owners == given["owners"]
+        assert tags.items() >= given["tags"].items()
+    for asset in ("source_system", "source_assessment", "exported_snapshot"):
+        assert "sqlite" in found["assets"][asset][2]
+    for asset in ("target_store", "target_states", "validation_report", "import_preview", "synced_target", "live_side"):
+        assert "redis" in found["assets"][asset][2]
+    assert all(tags.items() >= given["tags"].items() for tags in found["jobs"].values())
+    assert found["schedules"] == {
+        "incremental_sync": ["*/5 * * * *", "Europe/Berlin"],
+        "verify_sample_nightly": ["0 1 * * *", "Europe/Berlin"],
+    }
 
 
 @pytest.mark.long  # `.ci/check` does so too
