@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import dagster as dg
@@ -127,6 +127,26 @@ class MigrationRun:
             yield session, current(session, self.purpose)
 
 
+@dataclass(frozen=True)
+class _Refused(MigrationRun):
+    """What the steps of a run get whose migration cannot be worked on: the first of them says why.
+
+    An error of the resource itself is shown as one of Dagster's, with a traceback, and what it says stands below.
+    """
+
+    migration: spec.Migration = field(init=False)
+    """There is none."""
+    failure: dg.Failure = field(kw_only=True)
+
+    def cut_into(self, ranges: int) -> MigrationRun:  # noqa: ARG002 - nothing is
+        return self
+
+    @contextmanager
+    def session(self, context: Context) -> Iterator[Session]:  # noqa: ARG002 - it is not so far
+        raise self.failure
+        yield
+
+
 class MigrationFile(dg.ConfigurableResource[MigrationRun]):
     """Which migration a run works on, and how."""
 
@@ -165,18 +185,26 @@ class MigrationFile(dg.ConfigurableResource[MigrationRun]):
         So does a rehearsal, which would measure what another one writes.
         All its steps run in one process, in which Dagster makes the resource once.
         """
+        with ExitStack() as stack:
+            try:
+                run = self._ready(context, stack)
+            except dg.Failure as failure:
+                run = _Refused(failure=failure)
+            yield run
+
+    def _ready(self, context: dg.InitResourceContext, stack: ExitStack) -> MigrationRun:
+        """What is handed out, with the lock of its target on the stack if it is to write alone. Raises `Failure`."""
         with reported():
             _require_ranges(context)
         run = self.create_resource(context)
         if context.run is not None and context.instance is not None:
             tag_own_process(context.instance, context.run, run.migration.name)
-        with ExitStack() as stack:
-            if _writes_alone(context) and not run.dry_run:
-                with reported():
-                    if _job(context) == MIGRATE:
-                        require_carried_out(run.migration)
-                    stack.enter_context(Session.open(run.migration).exclusive())
-            yield run
+        if _writes_alone(context) and not run.dry_run:
+            with reported():
+                if _job(context) == MIGRATE:
+                    require_carried_out(run.migration)
+                stack.enter_context(Session.open(run.migration).exclusive())
+        return run
 
 
 def require_confirmed(migration: spec.Migration, confirm: str) -> None:

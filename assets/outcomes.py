@@ -123,8 +123,6 @@ def of_performance(found: Sequence[Finding], *, sampled: bool = False) -> dg.Ass
 
 def _completeness(report: ValidationReport, link: Metadata) -> dg.AssetCheckResult:
     found = {f"missing_{kind}s": each.missing for kind, each in report.kinds.items()}
-    if report.strays is not None:
-        found["records_gone_from_source"] = report.strays
     others = {f"extra_{kind}s": each.extra for kind, each in report.kinds.items()}
     others["unreadable_records"] = Names(report.errors, report.error_count)
     return _judged(

@@ -59,7 +59,10 @@ def _job(
     tags=TAGS,
 )
 def rollback_job() -> None:
-    """Put the target back as it was: the newest backup, a named one, or what a failed run imported. Hooks run around it."""
+    """Put the target back as it was before the newest import or sync, a named backup, or what a failed run imported.
+
+    Hooks run around it. A live target is put back only with the migration's name as `confirm`.
+    """
     target_rollback()
 
 

@@ -328,3 +328,26 @@ def test_a_missing_file_is_told_by_the_launchpads_run(launcher):
     assert not result.success
     told = [f"{e.message} {e.event_specific_data}" for e in result.all_events if e.is_failure]
     assert any("absent.yaml does not exist" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("job", "first", "written", "said"),
+    [
+        ("migrate", "source_assessment", None, "other.yaml does not exist"),
+        ("sync", "target_sync", "name: [", "is not valid YAML"),
+        ("cutover", "target_cutover", "name: 1", "name"),
+    ],
+)
+def test_what_is_wrong_with_the_migration_file_is_said_by_the_first_step(launcher, job, first, written, said):
+    file = launcher.folder / "other.yaml"
+    if written is not None:
+        file.write_text(written)
+
+    result = defs.resolve_job_def(job).execute_in_process(
+        instance=launcher.instance,
+        run_config={"resources": {"migration": {"config": {"migration_file": str(file)}}}},
+        tags=tags(),
+        raise_on_error=False,
+    )
+
+    assert said in failure_of(result, first)[0]

@@ -64,13 +64,11 @@ def test_a_run_that_is_interrupted_releases_the_lock_and_leaves_nothing(watched)
 
 def test_a_second_run_is_refused_before_it_reads_anything(watched):
     with other(watched).exclusive():
-        with pytest.raises(dg.DagsterResourceFunctionError) as refused:
-            watched.launch(check=True)
+        refused = watched.launch()
         assert not watched.folder.joinpath(".agui", "launched", "snapshots").exists()
-    failure = refused.value.__cause__
-    assert isinstance(failure, dg.Failure)
-    assert "The migration 'other' (process" in (failure.description or "")
-    assert isinstance(failure.__cause__, LockedError)
+    description, metadata = failure_of(refused, "source_assessment")
+    assert "The migration 'other' (process" in description
+    assert metadata["error"] == LockedError.__name__
 
 
 GRAPH = ["migration_plan", "exported_snapshot", "staged_snapshot", "target_backup", "target_states"]
@@ -78,8 +76,8 @@ GRAPH = ["migration_plan", "exported_snapshot", "staged_snapshot", "target_backu
 
 def test_what_is_materialized_in_the_graph_writes_alone_from_its_first_step_on(watched):
     with other(watched).exclusive():
-        with pytest.raises(dg.DagsterResourceFunctionError, match="migration"):
-            watched.launch("__ASSET_JOB", assets=GRAPH, check=True)
+        refused = watched.launch("__ASSET_JOB", assets=GRAPH)
+        assert "The migration 'other' (process" in failure_of(refused, "migration_plan")[0]
         assert not watched.folder.joinpath(".agui", "launched", "snapshots").exists()
         assert watched.launch("__ASSET_JOB", assets=GRAPH[:3]).success
 
