@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dagster as dg
 import psycopg
 import pytest
+import yaml
 
 from agui_pipelines import spec
 from agui_pipelines.phases.plan import current
 from agui_pipelines.phases.rollback import after_failure
 from agui_pipelines.phases.session import Session
 from agui_pipelines.phases.validate import pending_ranges
+from agui_pipelines.resources import MigrationFile
 from tests.assets.test_jobs import failure_of
 from tests.partitions import RANGES, tags
 
@@ -84,6 +87,18 @@ def test_what_is_not_made_range_by_range_is_materialized_without_any(launcher, a
     launcher.launch()
 
     assert launcher.launch("__ASSET_JOB", ranges=None, assets=assets).success
+
+
+def test_a_run_that_only_checks_needs_no_key_ranges_and_no_lock(launcher):
+    file = launcher.folder / "migration.yaml"
+    file.write_text(yaml.safe_dump(launcher.text))
+    check = dg.AssetCheckKey(dg.AssetKey("staged_snapshot"), "staged")
+    run = dg.DagsterRun("__ASSET_JOB", asset_check_selection=frozenset({check}))
+    asked = dg.InitResourceContext({}, dg.build_resources({}), None, {}, dagster_run=run)
+
+    other = Session.open(spec.parse({**launcher.text, "name": "other"}, folder=launcher.folder))
+    with other.exclusive(), MigrationFile(migration_file=str(file)).yield_for_execution(asked) as made:
+        assert made.migration.name == "launched"
 
 
 @pytest.mark.parametrize("job", ["migrate", "dry_run"])
