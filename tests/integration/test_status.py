@@ -37,13 +37,12 @@ def imported(ledger, plan_id, *ranges):
         ledger.record(Entry("import", plan_id, name, basis=f"staged-{name}", outputs={"records": 10}))
 
 
-def put_back(ledger, *snapshots):
+def put_back(ledger, *ranges):
     """A restore of what was there before these were imported; of everything if there are none."""
-    plan_id = "plan-1" if snapshots else ""
-    backup = {"of": "target", "covers": list(snapshots)}
-    ledger.record(Entry(BACKUP, plan_id, "backup-1", outputs=backup))
-    ledger.record(Entry(RESTORE_BEGUN, plan_id, "backup-1", outputs=backup))
-    ledger.record(Entry(RESTORE, plan_id, "backup-1", outputs=backup))
+    plan_id = "plan-1" if ranges else ""
+    ledger.record(Entry(BACKUP, plan_id, "backup-1", outputs={"of": "target"}))
+    ledger.record(Entry(RESTORE_BEGUN, plan_id, "backup-1", outputs={"ranges": list(ranges)}))
+    ledger.record(Entry(RESTORE, plan_id, "backup-1"))
 
 
 def test_what_was_imported_and_taken_back_or_may_be_gone_is_not_counted(ledger, status):
@@ -51,7 +50,7 @@ def test_what_was_imported_and_taken_back_or_may_be_gone_is_not_counted(ledger, 
     imported(ledger, "plan-1", *RANGES)
     assert status()["phases"]["import"] == {"ranges": 3, "records": 30}
 
-    put_back(ledger, "staged-01")
+    put_back(ledger, "01")
     assert status()["phases"]["import"] == {"ranges": 2, "records": 20}
 
     imported(ledger, "plan-1", "01")
