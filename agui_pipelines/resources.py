@@ -134,7 +134,7 @@ class _Refused(MigrationRun):
     An error of the resource itself is shown as one of Dagster's, with a traceback, and what it says stands below.
     """
 
-    migration: spec.Migration = field(init=False)
+    migration: spec.Migration = field(init=False, repr=False)
     """There is none."""
     failure: dg.Failure = field(kw_only=True)
 

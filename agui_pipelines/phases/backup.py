@@ -177,7 +177,11 @@ def _is_begun(session: Session, backup: Backup) -> bool:
     """Whether an import of what a backup is of has begun, so that what is in the target now is not what was there before."""
     ranges, entries = key_ranges(session, backup), session.ledger.entries(plan_id=backup.plan_id)
     made = next(i for i, each in enumerate(entries) if (each.phase, each.unit) == (PHASE, backup.backup_id))
-    return any(each.phase == BEGUN and ranges.intersection(each.outputs["ranges"]) for each in entries[made:])
+    return any(
+        (each.phase == BEGUN and ranges.intersection(each.outputs["ranges"]))
+        or (each.phase, each.unit) == (RESTORE_BEGUN, backup.backup_id)
+        for each in entries[made:]
+    )
 
 
 def archive(session: Session, keys: Iterator[pa.RecordBatch], basis: str) -> Backup:

@@ -70,10 +70,14 @@ _UNTOUCHED: Final = (
     f"SELECT * EXCLUDE part FROM rows r WHERE part = {_NEW} OR part = {_OLD} "  # noqa: S608 - likewise
     f"AND NOT EXISTS ({_TOUCHES})"
 )
+_REPLACED: Final = (
+    f"SELECT 1 FROM rows n WHERE n.part = {_NEW} AND n.kind = r.kind "  # noqa: S608 - likewise
+    "AND n.target_id = r.target_id AND n.other = r.other"
+)
+_STANDING: Final = f"{_UNTOUCHED} AND NOT EXISTS ({_REPLACED})"
 _LEFT_BEHIND: Final = (
     f"SELECT * EXCLUDE part FROM rows r WHERE part = {_OLD} AND EXISTS ({_TOUCHES}) "  # noqa: S608 - likewise
-    f"AND NOT EXISTS (SELECT 1 FROM rows n WHERE n.part = {_NEW} AND n.kind = r.kind "
-    "AND n.target_id = r.target_id AND n.other = r.other)"
+    f"AND NOT EXISTS ({_REPLACED})"
 )
 _LEFT_IDS: Final = f"SELECT DISTINCT source_id FROM ({_LEFT_BEHIND}) ORDER BY source_id"  # noqa: S608 - likewise
 _SOURCES: Final = (
@@ -258,7 +262,7 @@ def _write(
         _NEW: (batch for snapshot in exported for batch in source_rows(snapshot)),
         _LEFT: left,
     }
-    of_targets = f"{_UNTOUCHED} UNION ALL {_LEFT_BEHIND}" if left else _UNTOUCHED
+    of_targets = f"{_STANDING} UNION ALL {_LEFT_BEHIND}" if left else _STANDING
     ids = _written(session, f"cursors/{cursor_id}/source.parquet", SOURCE_ROW, _SOURCES, sources)
     records = _written(
         session, f"cursors/{cursor_id}/target.parquet", TARGET_ROW, _TARGETS.format(of_targets), targets()

@@ -21,7 +21,7 @@ from agui_pipelines.phases.hooks import run_hook
 from agui_pipelines.phases.import_ import PHASE as IMPORT
 from agui_pipelines.phases.plan import PHASE as PLAN
 from agui_pipelines.phases.session import Session
-from agui_pipelines.phases.standing import BEGUN, RESTORE, not_voided, standing
+from agui_pipelines.phases.standing import BEGUN, RESTORE, RESTORE_BEGUN, not_voided, standing, voids
 from agui_pipelines.phases.steps import is_live
 
 PHASE: Final = "rollback"
@@ -155,7 +155,7 @@ def _undoing(session: Session, begun: Entry) -> _Undoing:
             begun.plan_id in now.lock_lost
         ),
         f"its backup is also of key ranges that other runs imported. {ask}": any(
-            not backups.key_ranges(session, each) <= ranges for each in made
+            not backups.key_ranges(session, each) <= ranges - spared for each in made
         ),
         "its key ranges had been imported before, by another run, so to put them back would take that away. "
         f"Import them again. {ask}": spared == ranges,
@@ -170,7 +170,7 @@ def _undoing(session: Session, begun: Entry) -> _Undoing:
 
 def _besides(session: Session, begun: Entry) -> tuple[set[str], set[str], bool, bool]:
     """Of the key ranges of a run: which had been imported before it, which were since; whether somebody else has begun to
-    write any of them since, or anything of another plan; and whether something of the plan was put back since.
+    write any of them since, or anything of another plan; and whether something of them was put back since.
     """
     entries, ranges = session.ledger.entries(), set(begun.outputs["ranges"])
     at = entries.index(begun)
@@ -180,7 +180,13 @@ def _besides(session: Session, begun: Entry) -> tuple[set[str], set[str], bool, 
 
     others = [each for each in entries[at + 1 :] if each.phase == BEGUN]
     since = any(each.plan_id != begun.plan_id or ranges.intersection(each.outputs["ranges"]) for each in others)
-    taken_back = any(each.phase == RESTORE and each.plan_id in ("", begun.plan_id) for each in entries[at:])
+    restored = {each.unit for each in entries[at:] if each.phase == RESTORE and each.plan_id in ("", begun.plan_id)}
+    taken_back = any(
+        each.phase == RESTORE_BEGUN
+        and each.unit in restored
+        and any(voids(each, begun.plan_id, name) for name in ranges)
+        for each in entries[at:]
+    )
     before, finished = ({each.unit for each in not_voided(some, is_ours)} for some in (entries[:at], entries[at:]))
     return before, finished, since, taken_back
 

@@ -52,13 +52,24 @@ def not_voided(entries: Iterable[Entry], wanted: Callable[[Entry], bool]) -> lis
 
     Their `unit` begins with the key range.
     """
-    found: list[Entry] = []
-    for entry in entries:
+    found: list[tuple[int, Entry]] = []
+    backed_up: dict[str, int] = {}
+    for at, entry in enumerate(entries):
         if wanted(entry):
-            found.append(entry)
+            found.append((at, entry))
+        elif entry.phase == BACKUP:
+            backed_up[entry.unit] = at
         elif entry.phase in VOIDING:
-            found = [each for each in found if not voids(entry, each.plan_id, each.unit.split("/")[0])]
-    return found
+            # What a backup of another plan brings back was there when it was made.
+            since = backed_up.get(entry.unit, 0) if entry.phase == RESTORE_BEGUN and entry.plan_id else 0
+            found = [(when, each) for when, each in found if not _is_voided(each, entry, made_since=when >= since)]
+    return [each for _, each in found]
+
+
+def _is_voided(imported: Entry, by: Entry, *, made_since: bool) -> bool:
+    """`made_since`: whether it was imported after the backup that is put back was made."""
+    is_older = imported.plan_id != by.plan_id and not made_since
+    return not is_older and voids(by, imported.plan_id, imported.unit.split("/")[0])
 
 
 def writes(ledger: Ledger) -> int:
@@ -145,7 +156,7 @@ def standing(ledger: Ledger) -> Standing:
             unfinished.discard(entry.unit)
             lock_lost.discard(entry.plan_id)
             # After a whole one, what is there is not what the backups made before would find under their ids.
-            outstanding = {} if whole else {unit: plan for unit, plan in outstanding.items() if unit != entry.unit}
+            outstanding = {} if whole else _still_outstanding(outstanding, entry)
             written -= written if whole else {entry.plan_id} - set(outstanding.values())
     return Standing(
         tuple(outstanding),
@@ -155,6 +166,20 @@ def standing(ledger: Ledger) -> Standing:
         begun,
         frozenset(written),
     )
+
+
+def _still_outstanding(outstanding: dict[str, str], restored: Entry) -> dict[str, str]:
+    """Backups, oldest first with their plans, that may be put back once one of a plan was.
+
+    What those of other plans hold that were made after it is what is not to be there any more.
+    """
+    units = list(outstanding)
+    at = units.index(restored.unit) if restored.unit in outstanding else len(units)
+    return {
+        unit: plan
+        for i, (unit, plan) in enumerate(outstanding.items())
+        if unit != restored.unit and (i < at or plan == restored.plan_id)
+    }
 
 
 def restoring_source(ledger: Ledger) -> Entry | None:

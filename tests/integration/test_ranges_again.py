@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from agui_pipelines.errors import RefusedError
+from agui_pipelines.phases import backup as backup_module
 from agui_pipelines.phases import import_ as import_module
 from agui_pipelines.phases import sync as sync_module
 from agui_pipelines.phases import validate as validate_module
@@ -190,6 +191,53 @@ def test_no_range_is_imported_by_itself_until_a_killed_sync_was_finished(move, s
     assert held(target) == held(source)
 
 
+def test_a_state_that_came_from_another_key_is_not_removed_with_the_old_one(migration, ends, source, target):
+    by_number = {"rename_ids": {"pattern": ".:(?P<n>.)", "template": "{n}"}}
+    for number in range(12):
+        source.delete_state(f"s{number:02}")
+    for number in range(4):
+        source.set_state(f"a:{number}", document(number))
+    move = migration(source=ends[0], target=ends[1], transforms=[by_number], sync={"max_delete_fraction": 0.9})
+    move.run()
+    sync(move.session())
+    source.delete_state("a:1")
+    source.set_state("b:1", document(1))
+    move.run(fresh=True)
+
+    sync(move.session())
+
+    assert set(held(target)) == {"0", "1", "2", "3"}
+
+
+def test_an_import_still_counts_once_a_sync_after_it_was_taken_back(move, source, target):
+    move.run()
+    source.set_state("s00", document(1000))
+    sync(move.session())
+
+    rollback(move.session())
+
+    session = move.session()
+    plan = current(session)
+    assert pending_ranges(session, plan) == []
+    assert validate(session, plan).passed
+    assert sync(move.session()).updated == 1
+    assert held(target) == held(source)
+
+
+def test_a_sync_is_not_taken_back_after_the_import_before_it(move, source, target):
+    move.run()
+    oldest = next(each for each in backups(move.session()) if each.of == "target")
+    source.set_state("s00", document(1000))
+    sync(move.session())
+    rollback(move.session(), oldest.backup_id)
+    assert not held(target)
+
+    with pytest.raises(RefusedError, match="nothing to roll back"):
+        rollback(move.session())
+
+    assert not held(target)
+
+
 # Beside a validation
 
 
@@ -272,6 +320,32 @@ def test_a_range_that_was_begun_again_since_is_kept_and_that_is_alarming(move, b
     assert "another run has imported since" in aftermath.sentence
 
 
+def test_what_was_imported_before_is_not_taken_back_by_the_backup_that_it_shares(move, target, breaking):
+    session, plan = move.stage()
+    first, second, third = (r.name for r in plan.ranges[:3])
+    breaking(replace(session, run_id="A"), plan, [first, second], of=second)
+    assert first not in pending_ranges(move.session(), plan)
+    breaking(replace(move.session(), run_id="B"), plan, [first, second, third], of=third)
+
+    aftermath = after_failure(move.session(), "B")
+
+    assert (aftermath.status, aftermath.is_half) == ("kept", True)
+    assert set(imported_ids(move, plan, first)) <= set(held(target))
+
+
+def test_that_another_range_was_taken_back_is_no_reason_to_be_quiet(move, breaking):
+    session, plan = move.stage()
+    first, second = (r.name for r in plan.ranges[:2])
+    import_(replace(session, run_id="0"), plan, [first])
+    breaking(replace(move.session(), run_id="B"), plan, [second])
+    breaking(replace(move.session(), run_id="A"), plan, [first])
+    assert after_failure(move.session(), "B").status == "rolled_back"
+
+    aftermath = after_failure(move.session(), "A")
+
+    assert (aftermath.status, aftermath.is_half) == ("kept", True)
+
+
 def imported_ids(move, plan, name):
     [bounds] = [r for r in plan.ranges if r.name == name]
     ids = [f"s{number:02}" for number in range(12)]
@@ -341,5 +415,26 @@ def test_a_backup_of_what_has_been_written_to_is_not_made_again(move, target, br
 
     import_(move.session(), plan, [name])
     rollback(move.session())
+
+    assert json.loads(target.get_state("s00")) == {"was": "here"}
+
+
+def test_a_backup_that_is_being_put_back_is_not_made_again(move, target, monkeypatch):
+    def killed(*_, **__):
+        target.delete_state("s00")  # as it was about to be put back
+        raise KeyboardInterrupt
+
+    target.set_state("s00", b'{"was": "here"}')
+    session, plan = move.stage()
+    name = plan.ranges[0].name
+    back_up(session, plan, [name])
+    [made] = backups(session)
+    target.set_state("s00", b'{"is": "another"}')
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(backup_module, "_write_back", killed)
+        rollback(move.session(), made.backup_id)
+
+    import_(move.session(), plan, [name])
+    rollback(move.session(), made.backup_id)
 
     assert json.loads(target.get_state("s00")) == {"was": "here"}
