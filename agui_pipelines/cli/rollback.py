@@ -10,6 +10,7 @@ from agui_pipelines.phases import rollback as phase
 from agui_pipelines.phases.notify import notified
 from agui_pipelines.phases.rollback import Step
 from agui_pipelines.phases.session import Session
+from agui_pipelines.phases.steps import is_live
 
 
 def rollback(migration: spec.Migration, backup_id: str | None, *, yes: bool, while_live: bool, json: bool) -> None:
@@ -20,7 +21,7 @@ def rollback(migration: spec.Migration, backup_id: str | None, *, yes: bool, whi
     chosen = phase.chosen(session, backup_id)
     if not yes:
         ids = ", ".join(each.backup_id for each in chosen)
-        live = "The target is live, and what was written there since is lost. " if while_live else ""
+        live = "The target is live, and what was written there since is lost. " if is_live(session.ledger) else ""
         output.agree(f"{live}This puts {chosen[0].place} back as it was at {chosen[0].created_at} ({ids}). Go on?")
 
     def tell(step: Step) -> None:

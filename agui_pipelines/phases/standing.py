@@ -107,7 +107,7 @@ class Standing:
     proven: frozenset[str]
     """Plans, and rounds of a sync, whose last import was validated, and has not been taken back since.
 
-    Neither has what was there before them: what a backup brings back is as old as the backup.
+    Nor has a backup been put back since that is older than that import, and so brings back what was there before it.
     """
     lock_lost: frozenset[str]
     """Plans during whose import the lock was lost, and that were not taken back since."""

@@ -22,6 +22,7 @@ from agui_pipelines.phases.import_ import import_
 from agui_pipelines.phases.plan import plan
 from agui_pipelines.phases.rollback import after_failure, chosen, rollback
 from agui_pipelines.phases.standing import BEGUN, LOCK_LOST, RESTORE_BEGUN
+from agui_pipelines.phases.steps import PHASE as CUTOVER
 from agui_pipelines.phases.transform import transform
 from agui_pipelines.phases.validate import validate
 from agui_pipelines.staging import SnapshotReader
@@ -300,6 +301,20 @@ def test_the_command_puts_back_what_it_has_asked_for_and_nothing_else(move, stor
         command.rollback(move.session().migration, None, yes=False, while_live=False, json=False)
 
     assert documents(store) == MOVED
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_the_question_says_that_the_target_is_live_only_if_it_is(move, store, monkeypatch, live):
+    run_of(move, "first")
+    session = move.session()
+    if live:
+        session.ledger.record(Entry(CUTOVER, "plan", "cutover", outputs={"live": "target", "outcome": "done"}))
+    asked = []
+    monkeypatch.setattr(output, "agree", asked.append)
+
+    command.rollback(session.migration, None, yes=False, while_live=True, json=False)
+
+    assert ["The target is live" in question for question in asked] == [live]
 
 
 def hooked(move, **codes):
